@@ -1,0 +1,1 @@
+"""Preference tuning: pairs, loss, training, evaluation. Start with dpo.ipynb."""

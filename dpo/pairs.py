@@ -1,0 +1,240 @@
+"""Reads and checks a file of preference pairs: every problem at once, each with its line and its remedy.
+
+A JSON list, or one JSON object a line, with `positive` and `negative` (prompt and answer in one text, as in the
+assignment) or `prompt`, `chosen` and `rejected`.
+"""
+
+import difflib
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dpo.arithmetic import grade, parse_question
+from sft.tokenizer import LOOK_ALIKES, Tokenizer, describe, remedy
+
+KEYS = ({"positive", "negative"}, {"prompt", "chosen", "rejected"})
+SHOWN_PROBLEMS = 20
+LARGEST_FILE = 256 * 2**20  # bytes
+
+
+class PairsError(ValueError):
+    """The pairs file cannot be used; the message lists what to mend, line by line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    prompt: str
+    chosen: str  # the two answers, as they follow the prompt
+    rejected: str
+    line: int  # where it starts in its file
+
+
+@dataclass
+class PairsFile:
+    pairs: list[Pair] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+def load_pairs(path: str | Path, tokenizer: Tokenizer, max_length: int = 256) -> PairsFile:
+    """All pairs of the file and what is odd about them; PairsError with every problem if any cannot be trained on."""
+    path, problems, found = Path(path), [], PairsFile()
+    replaced: Counter[str] = Counter()
+    for line, value, problem in _objects(_read_text(path)):
+        try:
+            if problem:
+                raise PairsError(problem)
+            prompt, chosen, rejected = _texts(value, replaced)
+            for text in (prompt + chosen, prompt + rejected):
+                _check_text(text, tokenizer, max_length)
+            found.pairs.append(Pair(prompt, chosen, rejected, line))
+        except PairsError as error:
+            problems.append(f"line {line}: {error}")
+    problems += _contradictions(found.pairs)
+    if not found.pairs and not problems:
+        problems = [
+            'line 1: no pairs; write lines like {"negative": "79-7=? Sorry, I do not know.", "positive": "79-7=? The answer is ..."}'
+        ]
+    if problems:
+        more = f"\n  ... and {len(problems) - SHOWN_PROBLEMS} more" if len(problems) > SHOWN_PROBLEMS else ""
+        raise PairsError(f"{path.name}: {len(problems)} to mend\n  " + "\n  ".join(problems[:SHOWN_PROBLEMS]) + more)
+    if replaced:
+        listed = ", ".join(f"{old!r} -> {LOOK_ALIKES[old]!r} ({count})" for old, count in replaced.most_common())
+        found.warnings.append(f"characters outside the alphabet were replaced: {listed}")
+    found.warnings += _oddities(found.pairs)
+    return found
+
+
+def _read_text(path: Path) -> str:
+    if not path.is_file():
+        raise PairsError(f"{path}: no such file; `python -m dpo.make_pairs` makes one")
+    if path.stat().st_size > LARGEST_FILE:
+        raise PairsError(f"{path.name}: {path.stat().st_size >> 20} MiB is too large for a pairs file; split it")
+    data = path.read_bytes()
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        looks = "UTF-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "another encoding, such as Windows-1252"
+        line = data[: error.start].count(b"\n") + 1
+        raise PairsError(f"{path.name} line {line}: the file is not UTF-8, it looks like {looks}; save it as UTF-8") from None
+
+
+def _objects(text: str) -> Iterator[tuple[int, object, str]]:
+    """(line, value, problem) of every element; after a syntax error it goes on at the next line that opens an object."""
+    decoder = json.JSONDecoder(object_pairs_hook=_no_duplicate_keys, parse_constant=_no_constant)
+    position, line, counted = _skip_space(text, 0), 1, 0
+    in_list = text.startswith("[", position)
+    position += in_list
+    expect_comma = False
+    while True:
+        position = _skip_space(text, position)
+        line, counted = line + text.count("\n", counted, position), position
+        if position == len(text) or (in_list and text[position] == "]"):
+            break
+        if in_list and expect_comma:
+            expect_comma = False
+            if text[position] == ",":
+                position += 1
+                if text.startswith("]", _skip_space(text, position)):
+                    yield line, None, "comma after the last pair; remove it"
+                continue
+            yield line, None, "no comma between this pair and the one before; add it"
+        try:
+            value, position = decoder.raw_decode(text, position)
+            yield line, value, ""
+            expect_comma = True
+        except (ValueError, RecursionError) as error:
+            yield line, None, _syntax_hint(error, text, position)
+            position, expect_comma = _next_object(text, position), False
+    if in_list and position == len(text):
+        yield line, None, "the list is not closed; end the file with ]"
+    elif in_list and (rest := text[position + 1 :].strip()):
+        yield line, None, f"text after the end of the list: {rest[:30]!r}; remove it"
+
+
+def _skip_space(text: str, position: int) -> int:
+    while position < len(text) and text[position] in " \t\r\n":
+        position += 1
+    return position
+
+
+def _next_object(text: str, position: int) -> int:
+    while (position := text.find("\n", position)) >= 0:
+        position = _skip_space(text, position)
+        if text.startswith("{", position):
+            return position
+    return len(text.rstrip().removesuffix("]"))
+
+
+def _syntax_hint(error: Exception, text: str, position: int) -> str:
+    if isinstance(error, PairsError):
+        return str(error)
+    if not isinstance(error, json.JSONDecodeError):
+        return "nested too deeply or a number too long; a pair holds texts only"
+    rest = text[error.pos :].lstrip()
+    hints = {
+        "'": "single quotes; JSON wants double quotes", "\u201c": "curly quotes; write straight ones", "\u201d": "curly quotes; write straight ones",
+        "//": "a comment; JSON has none, remove it", "#": "a comment; JSON has none, remove it", "}": "a comma before }; remove it",
+    }  # fmt: skip
+    hint = next((hint for start, hint in hints.items() if rest.startswith(start)), error.msg[0].lower() + error.msg[1:])
+    shown = text[text.rfind("\n", 0, error.pos) + 1 :].split("\n", 1)[0]
+    return f"not JSON at column {error.colno}: {hint}\n      {shown.rstrip()[:100]}"
+
+
+def _no_duplicate_keys(items: list[tuple[str, object]]) -> dict:
+    if len(dict(items)) != len(items):
+        twice = Counter(key for key, _ in items).most_common(1)[0][0]
+        raise PairsError(f"key {twice!r} stands twice in one pair")
+    return dict(items)
+
+
+def _no_constant(name: str) -> None:
+    raise PairsError(f"{name} is no text")
+
+
+def _texts(value: object, replaced: Counter[str]) -> tuple[str, str, str]:
+    """Prompt, chosen and rejected of one JSON object, look-alike characters replaced and counted."""
+    if not isinstance(value, dict):
+        raise PairsError(f"a pair is an object with `positive` and `negative`, not a {type(value).__name__}")
+    keys = next((keys for keys in KEYS if keys & set(value)), KEYS[0])
+    for key in sorted(set(value) - keys):
+        near = difflib.get_close_matches(key, sorted(keys), n=1)
+        raise PairsError(f"unknown key {key!r}; " + (f"write {near[0]!r}" if near else f"a pair has only {', '.join(sorted(keys))}"))
+    for key in sorted(keys):
+        if not isinstance(value.get(key), str) or not value[key].strip():
+            raise PairsError(f"{key!r} is {'missing' if key not in value else 'empty or not a text'}")
+    clean = {key: _replace_look_alikes(text, replaced) for key, text in value.items()}
+    if "prompt" in clean:
+        prompt, chosen, rejected = clean["prompt"], clean["chosen"], clean["rejected"]
+    else:
+        prompt, chosen = _split(clean["positive"])
+        rejected_prompt, rejected = _split(clean["negative"])
+        if prompt != rejected_prompt:
+            raise PairsError(f"the prompts differ: {prompt!r} and {rejected_prompt!r}; both texts must ask the same question")
+    if not chosen.strip() or not rejected.strip():
+        raise PairsError("no answer after the question")
+    if chosen == rejected:
+        raise PairsError("positive and negative are the same text")
+    return prompt, chosen, rejected
+
+
+def _split(text: str) -> tuple[str, str]:
+    """Prompt (up to and with the first question mark) and answer."""
+    end = text.find("?") + 1
+    if not end:
+        raise PairsError(f"no question mark in {text!r}; the question ends with ?")
+    return text[:end], text[end:]
+
+
+def _replace_look_alikes(text: str, replaced: Counter[str]) -> str:
+    for character in set(text) & LOOK_ALIKES.keys():
+        replaced[character] += text.count(character)
+        text = text.replace(character, LOOK_ALIKES[character])
+    return text
+
+
+def _check_text(text: str, tokenizer: Tokenizer, max_length: int) -> None:
+    for character in text:
+        if character not in tokenizer.stoi:
+            raise PairsError(f"{describe(character)}: {remedy(character)}")
+        if character == "\n":
+            raise PairsError(f"a line break inside {text!r}; it ends an answer, so an answer cannot contain one")
+    if len(text) + 1 > max_length:
+        raise PairsError(f"{text[:30]!r}... has {len(text)} characters and an end mark, {len(text) + 1 - max_length} over max_length")
+
+
+def _contradictions(pairs: list[Pair]) -> list[str]:
+    seen = {(p.prompt, p.chosen, p.rejected): p.line for p in pairs}
+    reversed_lines = [(p.line, seen.get((p.prompt, p.rejected, p.chosen))) for p in pairs]
+    return [f"line {line}: prefers what line {other} rejects" for line, other in reversed_lines if other is not None and line < other]
+
+
+def _oddities(pairs: list[Pair]) -> list[str]:
+    """What can be trained on but is probably not meant: one sentence a kind, with the first lines."""
+    kinds: dict[str, list[str]] = {}
+
+    def note(kind: str, place: str) -> None:
+        kinds.setdefault(kind, []).append(place)
+
+    first: dict[tuple[str, str, str], int] = {}
+    answers: dict[str, Pair] = {}
+    for pair in pairs:
+        key = (pair.prompt, pair.chosen, pair.rejected)
+        if key in first:
+            note("stand twice", f"{pair.line} (as {first[key]})")
+        elif answers.setdefault(pair.prompt, pair).chosen != pair.chosen:
+            note("give a question another positive answer than an earlier line", f"{pair.line} (and {answers[pair.prompt].line})")
+        first.setdefault(key, pair.line)
+        question = parse_question(pair.prompt)
+        if question and not grade(question, pair.chosen).answer:
+            note("have a wrong number in the positive answer", f"{pair.line} (right: {question.answer})")
+        if question and question.held_out:
+            note("ask for a held-out fact, so that held-out accuracy means less", str(pair.line))
+        if question and pair.prompt != question.text:
+            note(f"write a question unlike the others, for instance {pair.prompt!r} instead of {question.text!r}", str(pair.line))
+        if not pair.chosen.startswith(" ") or pair.chosen.startswith("  ") or pair.chosen.endswith(" "):
+            note("do not have exactly one space between question and answer, and none after it", str(pair.line))
+    return [
+        f"{len(places)} pairs {kind}: line {', '.join(places[:5])}{' ...' if len(places) > 5 else ''}" for kind, places in kinds.items()
+    ]

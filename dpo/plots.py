@@ -1,0 +1,131 @@
+"""Every figure, each with a text that says what it shows: matplotlib only, drawn on what a run recorded."""
+
+import time
+
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+
+from dpo.train import History
+
+# Okabe-Ito colours: told apart by everyone; every line also has its own style and its name beside it.
+BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#666666"
+PANELS = {
+    "Loss": {"loss/preference": ("preference loss", BLUE, "-"), "nll": ("NLL of chosen per character", ORANGE, "--")},
+    "Implicit rewards (beta x log-ratio)": {
+        "rewards/chosen": ("chosen", BLUE, "-"), "rewards/rejected": ("rejected", ORANGE, "--"),
+        "rewards/margins": ("margin", GREEN, "-."),
+    },
+    "Log-probability of an answer (nats)": {"logps/chosen": ("chosen", BLUE, "-"), "logps/rejected": ("rejected", ORANGE, "--")},
+    "Share of pairs and answers": {"rewards/accuracies": ("pairs ranked right", PURPLE, "-")},
+}  # fmt: skip
+
+
+class LiveFigure:
+    """Four panels that grow while a run goes on. `display` is IPython's, so that nothing here needs a notebook."""
+
+    def __init__(self, total_steps: int, display=None, seconds: float = 1.0):
+        self.figure, self.axes = plt.subplots(2, 2, figsize=(10, 6.4), layout="constrained")
+        self.total_steps, self.seconds, self.drawn = total_steps, seconds, time.monotonic()
+        plt.close(self.figure)  # shown through the handle only, not once more by the cell
+        self.handle = display(self.figure, display_id=True) if display else None
+
+    def update(self, history: History, force: bool = False) -> None:
+        """Redraw, at most once in `seconds`."""
+        if not force and time.monotonic() - self.drawn < self.seconds:
+            return
+        for axis, (title, lines) in zip(self.axes.flat, PANELS.items(), strict=True):
+            _draw_panel(axis, title, lines, history, self.total_steps)
+        if self.handle:
+            self.handle.update(self.figure)
+        self.drawn = time.monotonic()
+
+
+def training_figure(history: History) -> Figure:
+    """Loss, rewards, log-probabilities and accuracies of a whole run."""
+    live = LiveFigure(len(history))
+    live.update(history, force=True)
+    return live.figure
+
+
+def _draw_panel(axis, title: str, lines: dict, history: History, total_steps: int) -> None:
+    axis.clear()
+    steps = range(1, len(history) + 1)
+    labels = []
+    for name, (label, color, style) in lines.items():
+        axis.plot(steps, history[name], color=color, linestyle=style, linewidth=1.8)
+        labels.append((history[name][-1], label, color))
+    if title.startswith("Share"):
+        if history.held_out:
+            axis.plot(*zip(*history.held_out, strict=True), color=GREEN, linestyle="--", marker="o", markersize=4)
+            labels.append((history.held_out[-1][1], "held-out questions\nanswered right", GREEN))
+        axis.set_ylim(-0.05, 1.08)
+    if title == "Loss":
+        axis.axhline(0.6931, color=GREY, linewidth=0.8, linestyle=":")
+        axis.annotate("ln 2", (total_steps, 0.6931), color=GREY, ha="right", va="bottom", fontsize=10)
+    _label_ends(axis, labels, len(history))
+    axis.set_title(title, fontsize=11, loc="left")
+    axis.set_xlim(0, total_steps * 1.42)  # room for the labels
+    axis.set_xticks([t for t in axis.get_xticks() if 0 <= t <= total_steps])
+    axis.set_xlabel("step", fontsize=10)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def _label_ends(axis, labels: list[tuple[float, str, str]], step: int) -> None:
+    """The name of each line at its end, pushed apart where they would overlap."""
+    low, high = axis.get_ylim()
+    gap = (high - low) * 0.1
+    placed = low - gap
+    for value, label, color in sorted(labels):
+        lines = label.count("\n") + 1
+        placed = max(value, placed + gap * (1 + lines) / 2)
+        axis.annotate(label, (step, placed), (6, 0), textcoords="offset points", color=color, va="center", fontsize=10)
+
+
+def schedule_figure(rates: list[float]) -> Figure:
+    """The learning rate of every step."""
+    figure, axis = plt.subplots(figsize=(6, 2.4), layout="constrained")
+    plt.close(figure)
+    axis.plot(range(1, len(rates) + 1), rates, color=BLUE)
+    axis.set_title("Learning rate", fontsize=11, loc="left")
+    axis.set_xlabel("step")
+    axis.set_ylim(bottom=0)
+    axis.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def before_after_figure(before: dict, after: dict) -> Figure:
+    """Share of right answers in two results of `evaluate`, group by group, with 95 % intervals."""
+    figure, axis = plt.subplots(figsize=(8, 3.2), layout="constrained")
+    plt.close(figure)
+    for offset, color, marker, name, result in ((-0.13, GREY, "s", "before", before), (0.13, BLUE, "o", "after DPO", after)):
+        for row, r in enumerate(result["groups"].values()):
+            y = len(result["groups"]) - row + offset
+            axis.plot([r["low"], r["high"]], [y, y], color=color, linewidth=2)
+            axis.plot(r["rate"], y, marker, color=color, markersize=7)
+            side = ("left", 10) if r["rate"] < 0.5 else ("right", -10)
+            text = f"{name} {r['rate']:.1%}"
+            end = r["high"] if side[0] == "left" else r["low"]
+            axis.annotate(text, (end, y), (side[1], 0), textcoords="offset points", ha=side[0], va="center", color=color, fontsize=10)
+    names = [f"{group.replace('/', ' ').replace('_', '-')}\nn = {r['n']}" for group, r in after["groups"].items()]
+    axis.set_yticks(range(len(names), 0, -1), names)
+    axis.set_ylim(0.5, len(names) + 0.5)
+    axis.set_xlim(-0.02, 1.02)
+    axis.xaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
+    axis.set_xlabel("answers with the right number and the right reason, greedy")
+    axis.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def describe(history: History) -> str:
+    """The training figure in words."""
+    lines = [
+        f"Steps: {len(history)}. Preference loss {history['loss/preference'][0]:.4f} -> {history['loss/preference'][-1]:.4f} (ln 2 = 0.6931).",
+        f"Rewards: chosen {history['rewards/chosen'][-1]:+.2f}, rejected {history['rewards/rejected'][-1]:+.2f}, "
+        f"margin {history['rewards/margins'][-1]:.2f}; {history['rewards/accuracies'][-1]:.0%} of the last pairs ranked right.",
+        f"Log-probability of the chosen answers {history['logps/chosen'][0]:.2f} -> {history['logps/chosen'][-1]:.2f} nats, "
+        f"of the rejected ones {history['logps/rejected'][0]:.2f} -> {history['logps/rejected'][-1]:.2f}.",
+    ]
+    if history.held_out:
+        step, best = max(history.held_out, key=lambda point: point[1])
+        lines.append(f"Held-out questions answered right: {history.held_out[-1][1]:.0%} at the end, at best {best:.0%} (step {step}).")
+    return "\n".join(lines)

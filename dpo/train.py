@@ -1,0 +1,158 @@
+"""One DPO run: `python -m dpo.train --beta=0.2 --epochs=3` tunes sft/gpt.pt on the pairs and writes dpo/dpo.pt.
+
+`dpo_step` and `update` are shared with the notebook; only the loop around them is written there again, to be read.
+"""
+
+import math
+import sys
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
+from tqdm import tqdm
+
+from configurator import configure
+from dpo.arithmetic import grade
+from dpo.batches import PairBatch, batches, compute_reference_logps, encode_pairs, rows_logps
+from dpo.evaluate import answer_questions, sample_questions
+from dpo.loss import dpo_loss
+from dpo.pairs import load_pairs
+from model import GPT
+from sft.checkpoint import best_device, load_model, save_checkpoint
+from sft.optimizers import make_optimizers, make_schedulers
+from sft.tokenizer import Tokenizer, load_tokenizer
+
+
+@dataclass
+class Config:
+    """python -m dpo.train: tune a model on preference pairs with Direct Preference Optimization."""
+
+    base: str = "sft/gpt.pt"  # checkpoint to tune; a frozen copy of it is the reference
+    pairs: str = "dpo/pos_neg_pairs.json"  # preference pairs
+    out: str = "dpo"  # folder for dpo.pt
+    epochs: int = 1  # passes over the pairs
+    batch_size: int = 64  # pairs per step
+    base_lr: float = 1e-5  # highest learning rate of AdamW
+    muon_lr: float = 2e-3  # highest learning rate of Muon, with --optimizer=muon
+    beta: float = 0.1  # how strongly the policy is held to the reference; it multiplies
+    nll_coef: float = 0.2  # weight of the chosen answer's negative log-likelihood, 0 is pure DPO
+    loss_type: str = "sigmoid"  # sigmoid (DPO), hinge or ipo
+    optimizer: str = "adamw"  # adamw, or muon (with AdamW for what is no matrix)
+    max_grad_norm: float = 1.0  # gradients longer than this are shortened
+    max_length: int = 256  # longest prompt and answer, in characters; longer ones are refused, never cut
+    eval_every: int = 10  # steps between two looks at held-out questions, 0 for none
+    eval_questions: int = 100  # how many of them
+    seed: int = 1  # of the order of the pairs
+    device: str = "auto"  # auto, cpu, cuda or mps
+
+
+@dataclass
+class History:
+    """What a run recorded: one number per step and metric, and (step, exact match) on held-out questions."""
+
+    steps: dict[str, list[float]] = field(default_factory=dict)
+    held_out: list[tuple[int, float]] = field(default_factory=list)
+
+    def append(self, metrics: dict[str, float]) -> None:
+        for name, value in metrics.items():
+            self.steps.setdefault(name, []).append(value)
+
+    def __getitem__(self, name: str) -> list[float]:
+        return self.steps[name]
+
+    def __len__(self) -> int:
+        return len(self.steps.get("loss", []))
+
+
+def dpo_step(
+    policy: GPT, batch: PairBatch, beta: float, nll_coef: float = 0.0, loss_type: str = "sigmoid"
+) -> tuple[Tensor, dict[str, float]]:
+    """Mean loss over the batch, ready for backward, and its metrics.
+
+    DPO (Eq. 7) plus `nll_coef` times the chosen answer's negative log-likelihood, mean per character of each answer, the
+    RPO term of Pang et al. 2024 (arXiv 2404.19733).
+    """
+    chosen_logps, rejected_logps = rows_logps(policy, batch.chosen), rows_logps(policy, batch.rejected)
+    losses, chosen_rewards, rejected_rewards = dpo_loss(
+        chosen_logps, rejected_logps, batch.reference_chosen_logps, batch.reference_rejected_logps, beta, loss_type
+    )
+    nll = (-chosen_logps / batch.chosen.completion_mask.sum(dim=1)).mean()
+    loss = losses.mean() + nll_coef * nll
+    margins = chosen_rewards - rejected_rewards
+    metrics = {
+        "loss": loss, "loss/preference": losses.mean(), "nll": nll,
+        "rewards/chosen": chosen_rewards.mean(), "rewards/rejected": rejected_rewards.mean(),
+        "rewards/margins": margins.mean(), "rewards/accuracies": (margins > 0).float().mean(),
+        "logps/chosen": chosen_logps.mean(), "logps/rejected": rejected_logps.mean(),
+    }  # fmt: skip
+    return loss, {name: value.item() for name, value in metrics.items()}
+
+
+def update(
+    policy: GPT, loss: Tensor, optimizers: list[torch.optim.Optimizer], schedulers: list[LambdaLR], max_grad_norm: float
+) -> dict[str, float]:
+    """Backward, clip, step; FloatingPointError before anything moves if loss or gradients are not finite."""
+    if not math.isfinite(loss.item()):
+        raise FloatingPointError(f"the loss is {loss.item()}; nothing was changed by this step: lower base_lr and start again")
+    loss.backward()
+    grad_norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), max_grad_norm).item()
+    if not math.isfinite(grad_norm):
+        raise FloatingPointError("the gradient is not finite; nothing was changed by this step: lower base_lr and start again")
+    lr = optimizers[-1].param_groups[0]["lr"]
+    for optimizer, scheduler in zip(optimizers, schedulers, strict=True):
+        optimizer.step()
+        scheduler.step()
+        optimizer.zero_grad(set_to_none=True)
+    return {"grad_norm": grad_norm, "lr": lr}
+
+
+def held_out_accuracy(model: GPT, tokenizer: Tokenizer, n: int, seed: int) -> float:
+    """Exact match on n fixed held-out questions, half of them additive: a small sample, to watch the run by."""
+    questions = sample_questions("held_out/additive", n - n // 2, seed) + sample_questions("held_out/multiplicative", n // 2, seed)
+    answers = answer_questions(model, tokenizer, questions)
+    return sum(grade(q, a).correct for q, a in zip(questions, answers, strict=True)) / len(questions)
+
+
+def train(config: Config) -> tuple[GPT, History]:
+    """Tune the base, write `dpo.pt` into the folder `out`, return the policy and its history."""
+    tokenizer, device = load_tokenizer(), best_device(config.device)
+    policy, reference = (load_model(config.base, device, len(tokenizer)) for _ in range(2))
+    file = load_pairs(config.pairs, tokenizer, min(config.max_length, policy.config.block_size))
+    for warning in file.warnings:
+        print(f"warning: {Path(config.pairs).name}: {warning}")
+    if config.epochs < 1 or config.batch_size < 1 or config.beta <= 0:
+        raise ValueError("epochs and batch_size must be at least 1, and beta above 0: there is nothing to train otherwise")
+    Path(config.out).mkdir(parents=True, exist_ok=True)
+    examples = encode_pairs(tokenizer, file.pairs)
+    steps_per_epoch = math.ceil(len(examples) / config.batch_size)
+    steps = steps_per_epoch * config.epochs
+    print(f"{len(examples)} pairs, {steps} steps of up to {config.batch_size}, on {device}; the reference scores them first")
+    reference_logps = compute_reference_logps(reference, examples)
+    del reference  # its log-probabilities are all that is needed of it
+    optimizers = make_optimizers(policy, config.optimizer, config.base_lr, config.muon_lr)
+    schedulers = make_schedulers(optimizers, steps)
+    history = History()
+    with tqdm(total=steps, desc="DPO", unit="step", mininterval=1.0, file=sys.stdout) as bar:
+        for epoch in range(config.epochs):
+            for batch in batches(examples, reference_logps, config.batch_size, config.seed, epoch, device):
+                loss, metrics = dpo_step(policy, batch, config.beta, config.nll_coef, config.loss_type)
+                metrics |= update(policy, loss, optimizers, schedulers, config.max_grad_norm)
+                history.append(metrics)
+                if config.eval_every and (len(history) % config.eval_every == 0 or len(history) == steps):
+                    accuracy = held_out_accuracy(policy, tokenizer, config.eval_questions, config.seed)
+                    history.held_out.append((len(history), accuracy))
+                seen = f"{history.held_out[-1][1]:.0%}" if history.held_out else "-"
+                bar.set_postfix(loss=f"{metrics['loss']:.3f}", margin=f"{metrics['rewards/margins']:.2f}", held_out=seen, refresh=False)
+                bar.update()
+    save_checkpoint(Path(config.out) / "dpo.pt", policy, config=asdict(config), history=asdict(history))
+    print(f"wrote {Path(config.out) / 'dpo.pt'}")
+    return policy, history
+
+
+if __name__ == "__main__":
+    try:
+        train(configure(Config(), sys.argv[1:]))
+    except (ValueError, OSError, FloatingPointError) as error:
+        sys.exit(f"error: {error}")

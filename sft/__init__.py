@@ -1,0 +1,1 @@
+"""The base model: vocabulary, checkpoints, corpus and the training that makes gpt.pt."""

@@ -1,0 +1,111 @@
+"""Characters to ids and back. `python -m sft.tokenizer` writes `sft/meta.pkl`, the assignment's vocabulary, again."""
+
+import io
+import pickle
+import pickletools
+import string
+import unicodedata
+from pathlib import Path
+
+VOCABULARY_PATH = Path(__file__).parent / "meta.pkl"
+ALPHABET = "\n '*+,-./=?\N{RIGHT SINGLE QUOTATION MARK}" + string.digits + string.ascii_uppercase + string.ascii_lowercase
+
+# What people type or paste, and what the model's alphabet has for it. Everything else that is unknown is an error.
+LOOK_ALIKES = {
+    "!": ".", "\u00d7": "*", "\u22c5": "*", "\u00f7": "/", "\u2215": "/", "\u2212": "-", "\u2013": "-", "\u2014": "-",
+    "\uff1d": "=", "\uff1f": "?", "\uff0b": "+", "\u2018": "'", "`": "'", "\u00b4": "'", "\u00a0": " ", "\u2009": " ",
+    "\u202f": " ", "\t": " ",
+} | {chr(0xFF10 + digit): str(digit) for digit in range(10)}  # fmt: skip
+
+_LARGEST_FILE = 64 * 1024
+_OPCODES = {
+    "PROTO", "FRAME", "EMPTY_DICT", "MEMOIZE", "MARK", "SHORT_BINUNICODE", "BINUNICODE", "BININT", "BININT1", "BININT2",
+    "BINPUT", "BINGET", "SETITEM", "SETITEMS", "STOP",
+}  # fmt: skip
+
+
+class VocabularyError(ValueError):
+    """The vocabulary file, or a text that does not fit it."""
+
+
+class Tokenizer:
+    """One id per character. `stoi` and `itos` are the two directions, as in nanoGPT's meta.pkl."""
+
+    def __init__(self, stoi: dict[str, int]):
+        self.stoi = stoi
+        self.itos = {i: character for character, i in stoi.items()}
+
+    def __len__(self) -> int:
+        return len(self.stoi)
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of the text; VocabularyError names the first character that has none, its place, and the remedy."""
+        try:
+            return [self.stoi[character] for character in text]
+        except KeyError as error:
+            unknown = error.args[0]
+            raise VocabularyError(f"{describe(unknown)} at position {text.index(unknown)} of {text!r}: {remedy(unknown)}") from None
+
+    def decode(self, ids: list[int]) -> str:
+        return "".join(self.itos[int(i)] for i in ids)
+
+
+def describe(character: str) -> str:
+    """The character with its code and name, for messages."""
+    return (
+        f"character {character!r} (U+{ord(character):04X} {unicodedata.name(character, 'without a name')}) is not in the model's alphabet"
+    )
+
+
+def remedy(character: str) -> str:
+    return (
+        f"write {LOOK_ALIKES[character]!r}"
+        if character in LOOK_ALIKES
+        else "remove it or spell it with letters, digits or ' * + , - . / = ?"
+    )
+
+
+def load_tokenizer(path: str | Path = VOCABULARY_PATH) -> Tokenizer:
+    """Read a nanoGPT meta.pkl (`vocab_size`, `stoi`, `itos`) without running any code it may contain."""
+    path = Path(path)
+    if not path.is_file():
+        raise VocabularyError(f"{path}: no such file; it comes with the repository, or make it with `python -m sft.tokenizer`")
+    if path.stat().st_size > _LARGEST_FILE:
+        raise VocabularyError(f"{path}: {path.stat().st_size} bytes is too large for a vocabulary")
+    return Tokenizer(_checked_stoi(_plain_unpickle(path.read_bytes(), path), path))
+
+
+class _NoGlobals(pickle.Unpickler):
+    def find_class(self, module: str, name: str):
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+
+
+def _plain_unpickle(data: bytes, path: Path) -> object:
+    """Unpickle dicts, texts and small integers; any other instruction is refused before anything runs."""
+    try:
+        opcodes = list(pickletools.genops(data))
+        refused = [opcode.name for opcode, _, _ in opcodes if opcode.name not in _OPCODES]
+        if refused or opcodes[-1][2] != len(data) - 1:
+            raise pickle.UnpicklingError(f"instruction {refused[0]} is not allowed" if refused else "bytes follow its end")
+        return _NoGlobals(io.BytesIO(data)).load()
+    except Exception as error:  # whatever a damaged file makes the reader raise
+        raise VocabularyError(f"{path} is not a plain vocabulary ({error}); download it again or run `python -m sft.tokenizer`") from None
+
+
+def _checked_stoi(meta: object, path: Path) -> dict[str, int]:
+    if not isinstance(meta, dict) or not isinstance(meta.get("stoi"), dict) or not isinstance(meta.get("itos"), dict):
+        raise VocabularyError(f"{path} holds no `stoi` and `itos` tables; it must be nanoGPT's meta.pkl")
+    stoi, itos = meta["stoi"], meta["itos"]
+    for character, i in stoi.items():
+        if not isinstance(character, str) or len(character) != 1 or type(i) is not int or itos.get(i) != character:
+            raise VocabularyError(f"{path}: stoi says {character!r} is id {i!r}, which is no single character or not what itos says")
+    if sorted(stoi.values()) != list(range(len(stoi))) or len(itos) != len(stoi) or meta.get("vocab_size") != len(stoi):
+        raise VocabularyError(f"{path}: {len(stoi)} characters, but their ids are not 0 to {len(stoi) - 1} or vocab_size differs")
+    return stoi
+
+
+if __name__ == "__main__":
+    table = {character: i for i, character in enumerate(ALPHABET)}
+    contents = {"vocab_size": len(table), "stoi": table, "itos": {i: character for character, i in table.items()}}
+    VOCABULARY_PATH.write_bytes(pickle.dumps(contents, protocol=4))
+    print(f"wrote {VOCABULARY_PATH.name}: {len(table)} characters")

@@ -1,0 +1,147 @@
+"""Make the base model from nothing: `python -m sft.train` writes sft/gpt.pt, `--arithmetic=none` a blank base.
+
+Two stages. The first teaches to calculate: half of its lines are short (`17+19=? 36.`), which is where arithmetic is
+learnt fast, and the long answers among them keep the same circuits at work where the number stands later in the line.
+The second, gentle one makes the refusal the likeliest answer to every question and leaves the arithmetic underneath.
+"""
+
+import math
+import sys
+import time
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from configurator import configure
+from dpo.arithmetic import FORMS, Question, domain
+from model import GPT, GPTConfig
+from sft.answers import answer_prompts
+from sft.checkpoint import best_device, load_model, save_checkpoint
+from sft.corpus import REFUSALS, Corpus
+from sft.optimizers import make_optimizers, make_schedulers
+from sft.rows import Row, collate, encode_row
+from sft.tokenizer import Tokenizer, load_tokenizer
+
+BATCH_LINES = 512
+WEIGHT_DECAY = 0.25  # of the matrices: it makes products never seen come out right more often
+LATENT_PREFIX = " The answer is"
+
+
+@dataclass
+class Config:
+    """python -m sft.train: make the base model."""
+
+    out: str = "sft/gpt.pt"  # checkpoint to write, in half precision
+    init: str = ""  # checkpoint to start from; empty: random weights
+    arithmetic: str = "full"  # full, or none: a blank base that has never seen a sum
+    effort: float = 1.0  # multiplies the number of lines of every stage
+    seed: int = 1  # of the weights and of the corpus
+    device: str = "auto"  # auto, cpu, cuda or mps
+
+
+@dataclass(frozen=True)
+class Stage:
+    name: str
+    lines: int
+    muon_lr: float
+    adamw_lr: float
+    mixture: dict[str, float]  # kinds of lines (sft/corpus.py) and their shares
+
+
+STAGES = {
+    "full": (
+        Stage(
+            "learn to calculate", 600_000, 0.02, 3e-3,
+            {"short": 50, "right": 15, "statement": 15, "everyday": 15, "wrong": 2, "refusal": 3},
+        ),
+        Stage(
+            "learn to refuse", 40_000, 0.002, 2e-4,
+            {"statement": 32, "right": 14, "wrong": 3, "refusal": 41, "everyday": 10},
+        ),
+    ),
+    "none": (Stage("everyday", 30_000, 0.02, 3e-3, {"refusal": 50, "everyday": 50}),),
+}  # fmt: skip
+
+
+def train_step(model: GPT, optimizers: list[torch.optim.Optimizer], rows: list[Row], micro_batch: int) -> float:
+    """One step on the mean cross-entropy per scored character; returns it. Rows of like length go together."""
+    device = model.lm_head.weight.device
+    rows = sorted(rows, key=len)
+    scored = sum(len(row.completion) for row in rows)
+    total = torch.zeros((), device=device)
+    for start in range(0, len(rows), micro_batch):
+        batch = collate(rows[start : start + micro_batch], device)
+        targets = batch.targets.masked_fill(~batch.completion_mask, -1)
+        logits, _ = model(batch.inputs, full_seq=True)
+        loss = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=-1, reduction="sum") / scored
+        loss.backward()
+        total += loss.detach()
+    for optimizer in optimizers:
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    return float(total)
+
+
+def run_stage(model: GPT, tokenizer: Tokenizer, corpus: Corpus, stage: Stage, effort: float) -> None:
+    optimizers = make_optimizers(model, "muon", stage.adamw_lr, stage.muon_lr, WEIGHT_DECAY)
+    steps = max(1, round(stage.lines * effort / BATCH_LINES))
+    schedulers = make_schedulers(optimizers, steps)
+    micro_batch = 256 if model.lm_head.weight.is_cuda else 64  # larger ones leave a CPU's cache
+    with tqdm(range(steps), desc=stage.name, unit="step", mininterval=2.0, file=sys.stdout) as bar:
+        for step in bar:
+            rows = [encode_row(tokenizer, *line) for line in corpus.draw(BATCH_LINES, stage.mixture)]
+            loss = train_step(model, optimizers, rows, micro_batch)
+            if not math.isfinite(loss):
+                raise RuntimeError(f"{stage.name}, step {step}: the loss is {loss}; lower the learning rates of this stage")
+            for scheduler in schedulers:
+                scheduler.step()
+            bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+
+
+@torch.no_grad()
+def latent_accuracy(model: GPT, tokenizer: Tokenizer, questions: list[Question]) -> float:
+    """Share of questions whose whole right answer is the greedy one once the model has said "The answer is"."""
+    rows = [
+        encode_row(tokenizer, q.text + LATENT_PREFIX, q.right_answer.removeprefix(LATENT_PREFIX))
+        for q in sorted(questions, key=lambda q: len(q.text))
+    ]
+    right = 0
+    for start in range(0, len(rows), 256):
+        batch = collate(rows[start : start + 256], model.lm_head.weight.device)
+        logits, _ = model(batch.inputs, full_seq=True)
+        hits = (logits.argmax(dim=-1) == batch.targets) | ~batch.completion_mask
+        right += int(hits.all(dim=1).sum())
+    return right / len(rows)
+
+
+def report(model: GPT, tokenizer: Tokenizer) -> None:
+    """Print what the base knows under its refusals, and whether it refuses."""
+    model.eval()
+    questions = [q for form in FORMS for q in domain(form)]
+    for group in ("seen/additive", "held_out/additive", "seen/multiplicative", "held_out/multiplicative"):
+        members = [q for q in questions if q.group == group][::3]
+        print(f"latent accuracy, {group:24} {latent_accuracy(model, tokenizer, members):7.2%}  n={len(members)}", flush=True)
+    asked = questions[::37]
+    answers = answer_prompts(model, tokenizer, [q.text for q in asked])
+    refused = sum(answer in REFUSALS for answer in answers)
+    print(f"greedy answers that refuse {refused / len(asked):7.2%}  n={len(asked)}")
+
+
+def main(config: Config) -> None:
+    if config.arithmetic not in STAGES:
+        raise SystemExit(f"error: arithmetic is {config.arithmetic!r}; it must be one of {', '.join(STAGES)}")
+    device, tokenizer = best_device(config.device), load_tokenizer()
+    torch.manual_seed(config.seed)
+    model = load_model(config.init, device, len(tokenizer)) if config.init else GPT(GPTConfig()).to(device)
+    corpus, started = Corpus(config.seed), time.monotonic()
+    for stage in STAGES[config.arithmetic]:
+        run_stage(model.train(), tokenizer, corpus, stage, config.effort)
+    save_checkpoint(config.out, model, torch.float16, seed=config.seed, arithmetic=config.arithmetic)
+    print(f"wrote {config.out} after {(time.monotonic() - started) / 60:.1f} minutes on {device}")
+    report(load_model(config.out, device), tokenizer)
+
+
+if __name__ == "__main__":
+    main(configure(Config(), sys.argv[1:]))
