@@ -18,7 +18,7 @@ class SettingError(ValueError):
 
 
 def configure(default, arguments: list[str]):
-    """The settings after `arguments` (`sys.argv[1:]` in a script); prints help or one sentence and exits where needed."""
+    """The settings after `arguments` (`sys.argv[1:]` in a script); exits after `--help` or one sentence of error."""
     if {"-h", "--help"} & set(arguments):
         print(help_text(default))
         sys.exit(0)
@@ -51,7 +51,10 @@ def help_text(default) -> str:
     """Every key with its default and the comment that stands behind it in the source."""
     cls = type(default)
     comments = dict(re.findall(r"^ +(\w+): .*?# (.*)$", inspect.getsource(cls), re.MULTILINE))
-    lines = [f"  --{f'{field.name}={getattr(default, field.name)}':32} {comments.get(field.name, '')}" for field in fields(cls)]
+    lines = [
+        f"  --{f'{field.name}={getattr(default, field.name)}':32} {comments.get(field.name, '')}"
+        for field in fields(cls)
+    ]
     return "\n".join([(inspect.getdoc(cls) or "").strip(), "", "settings (with their defaults):", *lines])
 
 
@@ -59,7 +62,9 @@ def _check_key(default, key: str) -> None:
     known = [field.name for field in fields(default)]
     if key not in known:
         near = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
-        raise SettingError(f"unknown setting {key!r}; " + (f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"))
+        raise SettingError(
+            f"unknown setting {key!r}; " + (f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}")
+        )
 
 
 def _value(default, key: str, text: str):
@@ -67,7 +72,11 @@ def _value(default, key: str, text: str):
     if isinstance(getattr(default, key), str):
         return text
     try:
-        return _checked(default, key, ast.literal_eval(text.strip().capitalize() if text.strip() in ("true", "false") else text.strip()))
+        return _checked(
+            default,
+            key,
+            ast.literal_eval(text.strip().capitalize() if text.strip() in ("true", "false") else text.strip()),
+        )
     except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
         if isinstance(error, SettingError):
             raise
@@ -106,6 +115,10 @@ def _read_file(default, path: Path) -> dict:
             _check_key(default, key)
             values[key] = _checked(default, key, ast.literal_eval(line.value))
         except ValueError as error:
-            reason = error if isinstance(error, SettingError) else f"{key} must be a plain value; nothing is computed in a settings file"
+            reason = (
+                error
+                if isinstance(error, SettingError)
+                else f"{key} must be a plain value; nothing is computed in a settings file"
+            )
             raise SettingError(f"{path} line {line.lineno}: {reason}") from None
     return values

@@ -1,7 +1,7 @@
-"""The GPT of nanoGPT: same config fields, parameter names and call signatures, so that its checkpoints load unchanged.
+"""The GPT of nanoGPT: same config fields, parameter names and call signatures, so that its checkpoints load.
 
-A decoder-only transformer with learned positions, pre-norm blocks and a head tied to the token embedding
-(Radford et al. 2019). Beyond nanoGPT, `generate` answers many prompts of different lengths at once with a key-value cache.
+A decoder-only transformer with learned positions, pre-norm blocks and a head tied to the token embedding (Radford
+et al. 2019). Beyond nanoGPT, `generate` answers many prompts of different lengths at once with a key-value cache.
 """
 
 import math
@@ -47,7 +47,7 @@ class Cache:
         self.rows = torch.arange(batch, device=like.device)[:, None]
 
     def update(self, layer: int, positions: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Store the new keys and values (B, n_head, T, head_width) at `positions` (B, T); return all that are in use."""
+        """Store new keys and values (B, n_head, T, head_width) at `positions` (B, T); return all that are in use."""
         used = int(positions.max()) + 1
         for stored, new in zip(self.layers[layer], (k, v), strict=True):
             stored[self.rows, :, positions] = new.transpose(1, 2)
@@ -65,7 +65,8 @@ class CausalSelfAttention(nn.Module):
     def forward(self, x: Tensor, positions: Tensor, cache: Cache | None) -> Tensor:
         batch, length, width = x.shape
         q, k, v = (
-            part.view(batch, length, self.n_head, width // self.n_head).transpose(1, 2) for part in self.c_attn(x).split(width, dim=2)
+            part.view(batch, length, self.n_head, width // self.n_head).transpose(1, 2)
+            for part in self.c_attn(x).split(width, dim=2)
         )
         if cache is None:
             dropout = self.dropout if self.training else 0.0
@@ -108,13 +109,13 @@ class GPT(nn.Module):
             raise ValueError(f"n_embd {config.n_embd} is not divisible by n_head {config.n_head}")
         self.config = config
         self.transformer = nn.ModuleDict(
-            dict(
-                wte=nn.Embedding(config.vocab_size, config.n_embd),
-                wpe=nn.Embedding(config.block_size, config.n_embd),
-                drop=nn.Dropout(config.dropout),
-                h=nn.ModuleList(Block(config, layer) for layer in range(config.n_layer)),
-                ln_f=LayerNorm(config.n_embd, config.bias),
-            )
+            {
+                "wte": nn.Embedding(config.vocab_size, config.n_embd),
+                "wpe": nn.Embedding(config.block_size, config.n_embd),
+                "drop": nn.Dropout(config.dropout),
+                "h": nn.ModuleList(Block(config, layer) for layer in range(config.n_layer)),
+                "ln_f": LayerNorm(config.n_embd, config.bias),
+            }
         )
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         self.lm_head.weight = self.transformer.wte.weight  # tied
@@ -141,7 +142,9 @@ class GPT(nn.Module):
             x = block(x, positions, cache)
         return self.transformer.ln_f(x)
 
-    def forward(self, idx: Tensor, targets: Tensor | None = None, return_hidden_states: bool = False, full_seq: bool = False):
+    def forward(
+        self, idx: Tensor, targets: Tensor | None = None, return_hidden_states: bool = False, full_seq: bool = False
+    ):
         """Return (logits, loss), or (logits, loss, hidden) on request.
 
         idx (B, T) -> logits (B, T, vocab_size) with `targets` or `full_seq`, else (B, 1, vocab_size) of the last
@@ -167,8 +170,8 @@ class GPT(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Continue each row of idx (B, T) until a full stop, before a newline, or by at most `max_new_tokens` ids.
 
-        `lengths` (B,) says how many ids of each row are prompt (all of them without it), the rest is padding. Temperature 0
-        is greedy. Every row draws its own random numbers, so a batch gives what its rows give one after the other.
+        `lengths` (B,) says how many ids of each row are prompt (all of them without it), the rest is padding.
+        Temperature 0 is greedy. Every row draws its own random numbers: a batch gives what its rows give one by one.
         Returns the ids (B, longest row), shorter rows filled with newlines, and the last hidden states (B, n_embd).
         """
         if temperature < 0:
@@ -240,7 +243,7 @@ def _uniform(rows: int, columns: int, generator: torch.Generator | None) -> Tens
 
 
 def _pick(logits: Tensor, temperature: float, top_k: int | None, draw: Tensor | None) -> Tensor:
-    """One id per row of logits (B, vocab_size): the largest, or by inverting the distribution function at `draw` (B,)."""
+    """One id per row of logits (B, vocab_size): the largest, or the inverse distribution function at `draw` (B,)."""
     if temperature == 0:
         return logits.argmax(dim=-1)
     logits = logits.float() / temperature

@@ -1,4 +1,4 @@
-"""Elicit or teach? DPO with and without an NLL term, on the shipped base and on a blank one: `python -m bench.two_bases`.
+"""Elicit or teach? DPO with and without an NLL term, on two bases: `python -m bench.two_bases`.
 
 The blank base is made first if it is not there (some minutes). Prints a table and writes runs/two_bases.json.
 """

@@ -1,4 +1,4 @@
-"""Questions, right answers, fact families and the train / held-out split. Standard library only; knows no model and no file.
+"""Questions, right answers, fact families and the train / held-out split. Knows no model and no file.
 
 A *fact* is `p + q = r` or `p * q = r`. Everything that can be asked about one fact (17+19, 36-17, x+17=36, ...) is its
 *family*: a model that saw one member has seen the fact, so a family is either seen or held out as a whole.
@@ -96,7 +96,7 @@ def family(left: int, operator: str, right: int) -> str:
 
 @cache
 def is_held_out(name: str) -> bool:
-    """Whether the family of this name is kept out of corpus, base and pairs: one in ten, by a hash that never changes."""
+    """Whether this family is kept out of corpus, base and pairs: one in ten, by a hash that never changes."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") % 10 == 0
 
 
@@ -105,20 +105,24 @@ def domain(form: str, ranges: str = "standard") -> tuple[Question, ...]:
     """Every question of one form: in the `standard` range, operands and results are 0 to 99 (sums to 198).
 
     Wider ranges, empty for the forms they do not touch: `products` (a two-digit by a one-digit number, above 99),
-    `negatives` (a-b below zero), `sums` (a+b and its inverses with terms of three digits).
+    `negatives` (a-b below zero), `sums` (a+b with terms of three digits).
     """
     if form not in FORMS or ranges not in RANGES:
         raise ValueError(f"no form {form!r} or no range {ranges!r}; forms are {FORMS}, ranges {RANGES}")
     if ranges == "negatives":
         return tuple(Question(form, p, p + q) for p in range(100) for q in range(1, 100 - p)) if form == "a-b" else ()
-    return tuple(Question(form, *({"p": p, "q": q, "r": r}[name] for name in SHOWN[form])) for p, q, r in _facts(form, ranges))
+    return tuple(
+        Question(form, *({"p": p, "q": q, "r": r}[name] for name in SHOWN[form])) for p, q, r in _facts(form, ranges)
+    )
 
 
 def _facts(form: str, ranges: str) -> Iterator[tuple[int, int, int]]:
     """The facts (p, q, r) whose numbers are in range and that give the form exactly one answer."""
-    if form in ADDITIVE and ranges != "products":
-        low, high, largest = (0, 99, 198 if form == "a+b" else 99) if ranges == "standard" else (100, 899, 999)
-        yield from ((p, q, p + q) for p in range(low, high + 1) for q in range(low, min(high, largest - p) + 1))
+    if form in ADDITIVE and ranges == "standard":
+        largest = 198 if form == "a+b" else 99
+        yield from ((p, q, p + q) for p in range(100) for q in range(min(99, largest - p) + 1))
+    if form == "a+b" and ranges == "sums":
+        yield from ((p, q, p + q) for p in range(100, 900) for q in range(100, 1000 - p))
     if form in MULTIPLICATIVE and ranges == "products":
         facts = ((p, q, p * q) for p in range(10, 100) for q in range(2, 10) if p * q > 99)
         yield from (fact for p, q, r in facts for fact in ((p, q, r), (q, p, r)))
@@ -204,7 +208,7 @@ class Grade:
 
 
 def grade(question: Question, text: str) -> Grade:
-    """Judge an answer text; number and reason apart ("36 because 17+94 equals 36" is a right number, a wrong reason)."""
+    """Judge an answer text: "36 because 17+94 equals 36" has a right number and a wrong reason."""
     claim = parse_answer(text)
     if claim.reason is None:
         return Grade(claim.value == question.answer, False)

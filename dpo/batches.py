@@ -33,7 +33,9 @@ class PairBatch:
 
 
 def encode_pairs(tokenizer: Tokenizer, pairs: list[Pair]) -> list[Example]:
-    return [Example(encode_row(tokenizer, p.prompt, p.chosen), encode_row(tokenizer, p.prompt, p.rejected)) for p in pairs]
+    return [
+        Example(encode_row(tokenizer, p.prompt, p.chosen), encode_row(tokenizer, p.prompt, p.rejected)) for p in pairs
+    ]
 
 
 def batch_order(lengths: list[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
@@ -54,7 +56,12 @@ def batch_order(lengths: list[int], batch_size: int, seed: int, epoch: int) -> l
 
 
 def batches(
-    examples: list[Example], reference_logps: Tensor, batch_size: int, seed: int, epoch: int, device: str | torch.device = "cpu"
+    examples: list[Example],
+    reference_logps: Tensor,
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    device: str | torch.device = "cpu",
 ) -> Iterator[PairBatch]:
     """The batches of one epoch; `reference_logps` (N, 2) holds chosen and rejected of each example."""
     for chosen in batch_order([len(e.chosen) for e in examples], batch_size, seed, epoch):
@@ -73,7 +80,7 @@ def rows_logps(model: GPT, rows: Rows) -> Tensor:
 
 @torch.no_grad()
 def compute_reference_logps(reference: GPT, examples: list[Example], batch_size: int = 64) -> Tensor:
-    """log pi_ref of every chosen and rejected answer, (N, 2), once before the first step: the reference never changes."""
+    """log pi_ref of every chosen and rejected answer, (N, 2): once, since the reference never changes."""
     device = reference.lm_head.weight.device
     logps = torch.empty(len(examples), 2)
     for column, side in enumerate(("chosen", "rejected")):

@@ -64,7 +64,7 @@ def rate_of(grades: list[Grade]) -> dict[str, float]:
 
 
 def evaluate(model: GPT, tokenizer: Tokenizer, n: int = 1200, seed: int = 1, progress: str = "") -> dict:
-    """Rates of every group and form on n questions a group, and the share of refusals: what the table and `--json` show."""
+    """Rates of every group and form on n questions a group, and the share of refusals."""
     questions = [question for group in GROUPS for question in sample_questions(group, n, seed)]
     answers = answer_questions(model, tokenizer, questions, progress)
     graded = [(question, grade(question, answer)) for question, answer in zip(questions, answers, strict=True)]

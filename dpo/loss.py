@@ -24,9 +24,9 @@ def dpo_loss(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Per pair: loss and the two implicit rewards, each of shape (B,); the caller takes the mean.
 
-    `sigmoid` is Eq. 7 of Rafailov et al. 2023 (arXiv 2305.18290), `hinge` the loss of SLiC (Zhao et al. 2023, arXiv
-    2305.10425) on the same margin, `ipo` Eq. 17 of Azar et al. 2023 (arXiv 2310.12036). `beta` multiplies: the larger, the
-    closer the policy stays to the reference. The rewards carry no gradient.
+    `sigmoid` is Eq. 7 of Rafailov et al. 2023 (arXiv 2305.18290), `hinge` the loss of SLiC (Zhao et al. 2023,
+    arXiv 2305.10425) on the same margin, `ipo` Eq. 17 of Azar et al. 2023 (arXiv 2310.12036). `beta` multiplies:
+    the larger, the closer the policy stays to the reference. The rewards carry no gradient.
     """
     chosen_logratios = policy_chosen_logps - reference_chosen_logps
     rejected_logratios = policy_rejected_logps - reference_rejected_logps

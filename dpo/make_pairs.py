@@ -1,4 +1,6 @@
-"""Make preference pairs: `python -m dpo.make_pairs` writes dpo/pos_neg_pairs.json, `--n=100000 --negatives=refusal` a large file.
+"""Make preference pairs: `python -m dpo.make_pairs` writes dpo/pos_neg_pairs.json.
+
+`--n=100000 --negatives=refusal --out=FILE` makes a large file in seconds.
 
 The positive of each question is the right answer. Its negative is what the base itself says when sampled, unless that
 happens to be right; or a plain refusal, or a near miss. No pair asks for a held-out fact.
@@ -59,7 +61,9 @@ def sampled_negatives(questions: list[Question], config: Config) -> list[str]:
     for attempt in range(1, TRIES + 1):
         missing = [i for i, negative in enumerate(negatives) if not negative]
         texts = [questions[i].text for i in missing]
-        answers = answer_prompts(model, tokenizer, texts, 1.0, generator=generator, progress=f"sampling the base, try {attempt}")
+        answers = answer_prompts(
+            model, tokenizer, texts, 1.0, generator=generator, progress=f"sampling the base, try {attempt}"
+        )
         for i, answer in zip(missing, answers, strict=True):
             held_out = any(map(is_held_out, families_in(answer)))
             if answer.strip() and not held_out and not grade(questions[i], answer).answer:

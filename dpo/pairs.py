@@ -54,7 +54,7 @@ def load_pairs(path: str | Path, tokenizer: Tokenizer, max_length: int = 256) ->
     problems += _contradictions(found.pairs)
     if not found.pairs and not problems:
         problems = [
-            'line 1: no pairs; write lines like {"negative": "79-7=? Sorry, I do not know.", "positive": "79-7=? The answer is ..."}'
+            'line 1: no pairs; write {"negative": "79-7=? Sorry.", "positive": "79-7=? The answer is 72."}, one a line'
         ]
     if problems:
         more = f"\n  ... and {len(problems) - SHOWN_PROBLEMS} more" if len(problems) > SHOWN_PROBLEMS else ""
@@ -77,11 +77,13 @@ def _read_text(path: Path) -> str:
     except UnicodeDecodeError as error:
         looks = "UTF-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "another encoding, such as Windows-1252"
         line = data[: error.start].count(b"\n") + 1
-        raise PairsError(f"{path.name} line {line}: the file is not UTF-8, it looks like {looks}; save it as UTF-8") from None
+        raise PairsError(
+            f"{path.name} line {line}: the file is not UTF-8, it looks like {looks}; save it as UTF-8"
+        ) from None
 
 
 def _objects(text: str) -> Iterator[tuple[int, object, str]]:
-    """(line, value, problem) of every element; after a syntax error it goes on at the next line that opens an object."""
+    """(line, value, problem) of every element; after a syntax error, go on at the next line that opens an object."""
     decoder = json.JSONDecoder(object_pairs_hook=_no_duplicate_keys, parse_constant=_no_constant)
     position, line, counted = _skip_space(text, 0), 1, 0
     in_list = text.startswith("[", position)
@@ -90,7 +92,7 @@ def _objects(text: str) -> Iterator[tuple[int, object, str]]:
     while True:
         position = _skip_space(text, position)
         line, counted = line + text.count("\n", counted, position), position
-        if position == len(text) or (in_list and text[position] == "]"):
+        if position >= len(text) or (in_list and text[position] == "]"):
             break
         if in_list and expect_comma:
             expect_comma = False
@@ -107,7 +109,7 @@ def _objects(text: str) -> Iterator[tuple[int, object, str]]:
         except (ValueError, RecursionError) as error:
             yield line, None, _syntax_hint(error, text, position)
             position, expect_comma = _next_object(text, position), False
-    if in_list and position == len(text):
+    if in_list and position >= len(text):
         yield line, None, "the list is not closed; end the file with ]"
     elif in_list and (rest := text[position + 1 :].strip()):
         yield line, None, f"text after the end of the list: {rest[:30]!r}; remove it"
@@ -120,11 +122,13 @@ def _skip_space(text: str, position: int) -> int:
 
 
 def _next_object(text: str, position: int) -> int:
+    """Where to go on after a mistake at `position`: the next line that opens an object, or the end of the list."""
+    after = position + 1
     while (position := text.find("\n", position)) >= 0:
         position = _skip_space(text, position)
         if text.startswith("{", position):
             return position
-    return len(text.rstrip().removesuffix("]"))
+    return max(after, len(text.rstrip().removesuffix("]")))
 
 
 def _syntax_hint(error: Exception, text: str, position: int) -> str:
@@ -134,9 +138,13 @@ def _syntax_hint(error: Exception, text: str, position: int) -> str:
         return "nested too deeply or a number too long; a pair holds texts only"
     rest = text[error.pos :].lstrip()
     hints = {
-        "'": "single quotes; JSON wants double quotes", "\u201c": "curly quotes; write straight ones", "\u201d": "curly quotes; write straight ones",
-        "//": "a comment; JSON has none, remove it", "#": "a comment; JSON has none, remove it", "}": "a comma before }; remove it",
-    }  # fmt: skip
+        "'": "single quotes; JSON wants double quotes",
+        "\u201c": "curly quotes; write straight ones",
+        "\u201d": "curly quotes; write straight ones",
+        "//": "a comment; JSON has none, remove it",
+        "#": "a comment; JSON has none, remove it",
+        "}": "a comma before }; remove it",
+    }
     hint = next((hint for start, hint in hints.items() if rest.startswith(start)), error.msg[0].lower() + error.msg[1:])
     shown = text[text.rfind("\n", 0, error.pos) + 1 :].split("\n", 1)[0]
     return f"not JSON at column {error.colno}: {hint}\n      {shown.rstrip()[:100]}"
@@ -160,7 +168,9 @@ def _texts(value: object, replaced: Counter[str]) -> tuple[str, str, str]:
     keys = next((keys for keys in KEYS if keys & set(value)), KEYS[0])
     for key in sorted(set(value) - keys):
         near = difflib.get_close_matches(key, sorted(keys), n=1)
-        raise PairsError(f"unknown key {key!r}; " + (f"write {near[0]!r}" if near else f"a pair has only {', '.join(sorted(keys))}"))
+        raise PairsError(
+            f"unknown key {key!r}; " + (f"write {near[0]!r}" if near else f"a pair has only {', '.join(sorted(keys))}")
+        )
     for key in sorted(keys):
         if not isinstance(value.get(key), str) or not value[key].strip():
             raise PairsError(f"{key!r} is {'missing' if key not in value else 'empty or not a text'}")
@@ -171,7 +181,9 @@ def _texts(value: object, replaced: Counter[str]) -> tuple[str, str, str]:
         prompt, chosen = _split(clean["positive"])
         rejected_prompt, rejected = _split(clean["negative"])
         if prompt != rejected_prompt:
-            raise PairsError(f"the prompts differ: {prompt!r} and {rejected_prompt!r}; both texts must ask the same question")
+            raise PairsError(
+                f"the prompts differ: {prompt!r} and {rejected_prompt!r}; both texts must ask the same question"
+            )
     if not chosen.strip() or not rejected.strip():
         raise PairsError("no answer after the question")
     if chosen == rejected:
@@ -201,13 +213,19 @@ def _check_text(text: str, tokenizer: Tokenizer, max_length: int) -> None:
         if character == "\n":
             raise PairsError(f"a line break inside {text!r}; it ends an answer, so an answer cannot contain one")
     if len(text) + 1 > max_length:
-        raise PairsError(f"{text[:30]!r}... has {len(text)} characters and an end mark, {len(text) + 1 - max_length} over max_length")
+        raise PairsError(
+            f"{text[:30]!r}... has {len(text)} characters and an end mark, {len(text) + 1 - max_length} over max_length"
+        )
 
 
 def _contradictions(pairs: list[Pair]) -> list[str]:
     seen = {(p.prompt, p.chosen, p.rejected): p.line for p in pairs}
     reversed_lines = [(p.line, seen.get((p.prompt, p.rejected, p.chosen))) for p in pairs]
-    return [f"line {line}: prefers what line {other} rejects" for line, other in reversed_lines if other is not None and line < other]
+    return [
+        f"line {line}: prefers what line {other} rejects"
+        for line, other in reversed_lines
+        if other is not None and line < other
+    ]
 
 
 def _oddities(pairs: list[Pair]) -> list[str]:
@@ -224,7 +242,10 @@ def _oddities(pairs: list[Pair]) -> list[str]:
         if key in first:
             note("stand twice", f"{pair.line} (as {first[key]})")
         elif answers.setdefault(pair.prompt, pair).chosen != pair.chosen:
-            note("give a question another positive answer than an earlier line", f"{pair.line} (and {answers[pair.prompt].line})")
+            note(
+                "give a question another positive answer than an earlier line",
+                f"{pair.line} (and {answers[pair.prompt].line})",
+            )
         first.setdefault(key, pair.line)
         question = parse_question(pair.prompt)
         if question and not grade(question, pair.chosen).answer:
@@ -232,9 +253,13 @@ def _oddities(pairs: list[Pair]) -> list[str]:
         if question and question.held_out:
             note("ask for a held-out fact, so that held-out accuracy means less", str(pair.line))
         if question and pair.prompt != question.text:
-            note(f"write a question unlike the others, for instance {pair.prompt!r} instead of {question.text!r}", str(pair.line))
+            note(
+                f"write a question unlike the others, for instance {pair.prompt!r} instead of {question.text!r}",
+                str(pair.line),
+            )
         if not pair.chosen.startswith(" ") or pair.chosen.startswith("  ") or pair.chosen.endswith(" "):
             note("do not have exactly one space between question and answer, and none after it", str(pair.line))
     return [
-        f"{len(places)} pairs {kind}: line {', '.join(places[:5])}{' ...' if len(places) > 5 else ''}" for kind, places in kinds.items()
+        f"{len(places)} pairs {kind}: line {', '.join(places[:5])}{' ...' if len(places) > 5 else ''}"
+        for kind, places in kinds.items()
     ]

@@ -10,14 +10,21 @@ from dpo.train import History
 # Okabe-Ito colours: told apart by everyone; every line also has its own style and its name beside it.
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#666666"
 PANELS = {
-    "Loss": {"loss/preference": ("preference loss", BLUE, "-"), "nll": ("NLL of chosen per character", ORANGE, "--")},
-    "Implicit rewards (beta x log-ratio)": {
-        "rewards/chosen": ("chosen", BLUE, "-"), "rewards/rejected": ("rejected", ORANGE, "--"),
+    "Loss": {
+        "loss/preference": ("preference loss", BLUE, "-"),
+        "nll": ("NLL of chosen,\nper character", ORANGE, "--"),
+    },
+    "Implicit rewards: beta x log-ratio": {
+        "rewards/chosen": ("chosen", BLUE, "-"),
+        "rewards/rejected": ("rejected", ORANGE, "--"),
         "rewards/margins": ("margin", GREEN, "-."),
     },
-    "Log-probability of an answer (nats)": {"logps/chosen": ("chosen", BLUE, "-"), "logps/rejected": ("rejected", ORANGE, "--")},
-    "Share of pairs and answers": {"rewards/accuracies": ("pairs ranked right", PURPLE, "-")},
-}  # fmt: skip
+    "Log-probability of an answer, in nats": {
+        "logps/chosen": ("chosen", BLUE, "-"),
+        "logps/rejected": ("rejected", ORANGE, "--"),
+    },
+    "Share of pairs, and of held-out questions": {"rewards/accuracies": ("pairs ranked\nright", PURPLE, "-")},
+}
 
 
 class LiveFigure:
@@ -95,37 +102,38 @@ def schedule_figure(rates: list[float]) -> Figure:
 
 def before_after_figure(before: dict, after: dict) -> Figure:
     """Share of right answers in two results of `evaluate`, group by group, with 95 % intervals."""
-    figure, axis = plt.subplots(figsize=(8, 3.2), layout="constrained")
+    figure, axis = plt.subplots(figsize=(8, 3.4), layout="constrained")
     plt.close(figure)
-    for offset, color, marker, name, result in ((-0.13, GREY, "s", "before", before), (0.13, BLUE, "o", "after DPO", after)):
-        for row, r in enumerate(result["groups"].values()):
-            y = len(result["groups"]) - row + offset
-            axis.plot([r["low"], r["high"]], [y, y], color=color, linewidth=2)
-            axis.plot(r["rate"], y, marker, color=color, markersize=7)
-            side = ("left", 10) if r["rate"] < 0.5 else ("right", -10)
-            text = f"{name} {r['rate']:.1%}"
-            end = r["high"] if side[0] == "left" else r["low"]
-            axis.annotate(text, (end, y), (side[1], 0), textcoords="offset points", ha=side[0], va="center", color=color, fontsize=10)
-    names = [f"{group.replace('/', ' ').replace('_', '-')}\nn = {r['n']}" for group, r in after["groups"].items()]
-    axis.set_yticks(range(len(names), 0, -1), names)
-    axis.set_ylim(0.5, len(names) + 0.5)
-    axis.set_xlim(-0.02, 1.02)
-    axis.xaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
-    axis.set_xlabel("answers with the right number and the right reason, greedy")
+    groups = list(after["groups"])
+    for offset, color, hatch, name, result in ((0.2, GREY, "///", "before", before), (-0.2, BLUE, "", "after", after)):
+        for y, group in zip(range(len(groups), 0, -1), groups, strict=True):
+            r = result["groups"][group]
+            axis.barh(y + offset, r["rate"], height=0.36, color=color, hatch=hatch, edgecolor="white")
+            axis.plot([r["low"], r["high"]], [y + offset] * 2, color="black", linewidth=1.2)
+            label = f"{name} {r['rate']:.1%}"
+            axis.annotate(label, (r["high"], y + offset), (6, 0), textcoords="offset points", va="center", fontsize=10)
+    names = [f"{group.replace('/', ' ').replace('_', '-')}\nn = {after['groups'][group]['n']}" for group in groups]
+    axis.set_yticks(range(len(groups), 0, -1), names)
+    axis.set_xlim(0, 1.2)
+    axis.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0 %", "25 %", "50 %", "75 %", "100 %"])
+    axis.set_xlabel("greedy answers with the right number and the right reason")
     axis.spines[["top", "right"]].set_visible(False)
     return figure
 
 
 def describe(history: History) -> str:
     """The training figure in words."""
+    first, last = ({name: values[i] for name, values in history.steps.items()} for i in (0, -1))
     lines = [
-        f"Steps: {len(history)}. Preference loss {history['loss/preference'][0]:.4f} -> {history['loss/preference'][-1]:.4f} (ln 2 = 0.6931).",
-        f"Rewards: chosen {history['rewards/chosen'][-1]:+.2f}, rejected {history['rewards/rejected'][-1]:+.2f}, "
-        f"margin {history['rewards/margins'][-1]:.2f}; {history['rewards/accuracies'][-1]:.0%} of the last pairs ranked right.",
-        f"Log-probability of the chosen answers {history['logps/chosen'][0]:.2f} -> {history['logps/chosen'][-1]:.2f} nats, "
-        f"of the rejected ones {history['logps/rejected'][0]:.2f} -> {history['logps/rejected'][-1]:.2f}.",
+        f"{len(history)} steps; preference loss {first['loss/preference']:.4f} -> {last['loss/preference']:.4f} "
+        "(ln 2 = 0.6931 at the start).",
+        f"Rewards: chosen {last['rewards/chosen']:+.2f}, rejected {last['rewards/rejected']:+.2f}, "
+        f"margin {last['rewards/margins']:.2f}; {last['rewards/accuracies']:.0%} of the last pairs ranked right.",
+        f"Log-probability of the chosen answers {first['logps/chosen']:.2f} -> {last['logps/chosen']:.2f} nats, "
+        f"of the rejected ones {first['logps/rejected']:.2f} -> {last['logps/rejected']:.2f}.",
     ]
     if history.held_out:
         step, best = max(history.held_out, key=lambda point: point[1])
-        lines.append(f"Held-out questions answered right: {history.held_out[-1][1]:.0%} at the end, at best {best:.0%} (step {step}).")
+        final = history.held_out[-1][1]
+        lines.append(f"Held-out questions right: {final:.0%} at the end, at best {best:.0%} (step {step}).")
     return "\n".join(lines)

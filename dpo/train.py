@@ -71,8 +71,8 @@ def dpo_step(
 ) -> tuple[Tensor, dict[str, float]]:
     """Mean loss over the batch, ready for backward, and its metrics.
 
-    DPO (Eq. 7) plus `nll_coef` times the chosen answer's negative log-likelihood, mean per character of each answer, the
-    RPO term of Pang et al. 2024 (arXiv 2404.19733).
+    DPO (Eq. 7) plus `nll_coef` times the chosen answer's negative log-likelihood, mean per character of each answer:
+    the RPO term of Pang et al. 2024 (arXiv 2404.19733).
     """
     chosen_logps, rejected_logps = rows_logps(policy, batch.chosen), rows_logps(policy, batch.rejected)
     losses, chosen_rewards, rejected_rewards = dpo_loss(
@@ -95,11 +95,15 @@ def update(
 ) -> dict[str, float]:
     """Backward, clip, step; FloatingPointError before anything moves if loss or gradients are not finite."""
     if not math.isfinite(loss.item()):
-        raise FloatingPointError(f"the loss is {loss.item()}; nothing was changed by this step: lower base_lr and start again")
+        raise FloatingPointError(
+            f"the loss is {loss.item()}; nothing was changed by this step: lower base_lr and start again"
+        )
     loss.backward()
     grad_norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), max_grad_norm).item()
     if not math.isfinite(grad_norm):
-        raise FloatingPointError("the gradient is not finite; nothing was changed by this step: lower base_lr and start again")
+        raise FloatingPointError(
+            "the gradient is not finite; nothing was changed by this step: lower base_lr and start again"
+        )
     lr = optimizers[-1].param_groups[0]["lr"]
     for optimizer, scheduler in zip(optimizers, schedulers, strict=True):
         optimizer.step()
@@ -110,7 +114,9 @@ def update(
 
 def held_out_accuracy(model: GPT, tokenizer: Tokenizer, n: int, seed: int) -> float:
     """Exact match on n fixed held-out questions, half of them additive: a small sample, to watch the run by."""
-    questions = sample_questions("held_out/additive", n - n // 2, seed) + sample_questions("held_out/multiplicative", n // 2, seed)
+    questions = sample_questions("held_out/additive", n - n // 2, seed) + sample_questions(
+        "held_out/multiplicative", n // 2, seed
+    )
     answers = answer_questions(model, tokenizer, questions)
     return sum(grade(q, a).correct for q, a in zip(questions, answers, strict=True)) / len(questions)
 
@@ -123,12 +129,14 @@ def train(config: Config) -> tuple[GPT, History]:
     for warning in file.warnings:
         print(f"warning: {Path(config.pairs).name}: {warning}")
     if config.epochs < 1 or config.batch_size < 1 or config.beta <= 0:
-        raise ValueError("epochs and batch_size must be at least 1, and beta above 0: there is nothing to train otherwise")
+        raise ValueError(
+            "epochs and batch_size must be at least 1, and beta above 0: there is nothing to train otherwise"
+        )
     Path(config.out).mkdir(parents=True, exist_ok=True)
     examples = encode_pairs(tokenizer, file.pairs)
     steps_per_epoch = math.ceil(len(examples) / config.batch_size)
     steps = steps_per_epoch * config.epochs
-    print(f"{len(examples)} pairs, {steps} steps of up to {config.batch_size}, on {device}; the reference scores them first")
+    print(f"{len(examples)} pairs, {steps} steps of {config.batch_size}, on {device}; the reference scores them first")
     reference_logps = compute_reference_logps(reference, examples)
     del reference  # its log-probabilities are all that is needed of it
     optimizers = make_optimizers(policy, config.optimizer, config.base_lr, config.muon_lr)
@@ -144,7 +152,12 @@ def train(config: Config) -> tuple[GPT, History]:
                     accuracy = held_out_accuracy(policy, tokenizer, config.eval_questions, config.seed)
                     history.held_out.append((len(history), accuracy))
                 seen = f"{history.held_out[-1][1]:.0%}" if history.held_out else "-"
-                bar.set_postfix(loss=f"{metrics['loss']:.3f}", margin=f"{metrics['rewards/margins']:.2f}", held_out=seen, refresh=False)
+                bar.set_postfix(
+                    loss=f"{metrics['loss']:.3f}",
+                    margin=f"{metrics['rewards/margins']:.2f}",
+                    held_out=seen,
+                    refresh=False,
+                )
                 bar.update()
     save_checkpoint(Path(config.out) / "dpo.pt", policy, config=asdict(config), history=asdict(history))
     print(f"wrote {Path(config.out) / 'dpo.pt'}")

@@ -35,7 +35,9 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     contents = _read(path)
     key = next((key for key in WEIGHT_KEYS if isinstance(contents.get(key), dict)), None)
     if key is None or not isinstance(contents.get("model_args"), dict):
-        raise CheckpointError(f"{path} has no `model` (or `model_state_dict`) with `model_args`; it is not a nanoGPT checkpoint")
+        raise CheckpointError(
+            f"{path} has no `model` (or `model_state_dict`) with `model_args`; it is not a nanoGPT checkpoint"
+        )
     model_args = _checked_args(path, contents["model_args"])
     state_dict = _checked_weights(path, contents[key], model_args)
     return Checkpoint(model_args, state_dict, {k: v for k, v in contents.items() if k not in (key, "model_args")})
@@ -46,7 +48,9 @@ def load_model(path: str | Path, device: str | torch.device = "cpu", vocab_size:
     checkpoint = load_checkpoint(path)
     known = checkpoint.model_args["vocab_size"]
     if vocab_size not in (None, known):
-        raise CheckpointError(f"{path} knows {known} characters, the vocabulary file {vocab_size}; use the pair that belongs together")
+        raise CheckpointError(
+            f"{path} knows {known} characters, the vocabulary file {vocab_size}; use the pair that belongs together"
+        )
     model = GPT(GPTConfig(**checkpoint.model_args | {"dropout": 0.0}))
     model.load_state_dict(checkpoint.state_dict, strict=True)
     return model.to(device).eval()
@@ -86,7 +90,9 @@ def _read(path: Path) -> dict:
     if head.startswith(b"version https://git-lfs"):
         raise CheckpointError(f"{path} is a Git LFS pointer, not the weights; run `git lfs pull`")
     if head.lstrip()[:1] == b"<":
-        raise CheckpointError(f"{path} is a web page, not the weights; download it again with the browser, past any warning page")
+        raise CheckpointError(
+            f"{path} is a web page, not the weights; download it again with the browser, past any warning page"
+        )
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
@@ -97,7 +103,9 @@ def _read(path: Path) -> dict:
     try:
         contents = torch.load(path, map_location="cpu", weights_only=True, mmap=False)
     except Exception as error:  # the reader's own message advises to switch the protection off: it is not shown
-        raise CheckpointError(f"{path} holds something other than plain tensors and numbers ({type(error).__name__}); not loaded") from None
+        raise CheckpointError(
+            f"{path} holds something other than plain tensors and numbers ({type(error).__name__}); not loaded"
+        ) from None
     if not isinstance(contents, dict):
         raise CheckpointError(f"{path} holds a {type(contents).__name__}, not a nanoGPT checkpoint")
     return contents
@@ -106,13 +114,23 @@ def _read(path: Path) -> dict:
 def _checked_args(path: Path, model_args: dict) -> dict:
     names = [field.name for field in fields(GPTConfig)]
     if set(model_args) != set(names):
-        raise CheckpointError(f"{path}: model_args must have exactly {', '.join(names)}; it has {', '.join(map(str, model_args))}")
+        raise CheckpointError(
+            f"{path}: model_args must have exactly {', '.join(names)}; it has {', '.join(map(str, model_args))}"
+        )
     for name in ("block_size", "vocab_size", "n_layer", "n_head", "n_embd"):
         if type(model_args[name]) is not int or not 0 < model_args[name] <= 100_000:
-            raise CheckpointError(f"{path}: model_args {name} is {model_args[name]!r}; it must be a whole number from 1 to 100000")
+            raise CheckpointError(
+                f"{path}: model_args {name} is {model_args[name]!r}; it must be a whole number from 1 to 100000"
+            )
     if model_args["n_embd"] % model_args["n_head"]:
-        raise CheckpointError(f"{path}: n_embd {model_args['n_embd']} is not divisible by n_head {model_args['n_head']}")
-    if type(model_args["bias"]) is not bool or type(model_args["dropout"]) not in (int, float) or not 0 <= model_args["dropout"] < 1:
+        raise CheckpointError(
+            f"{path}: n_embd {model_args['n_embd']} is not divisible by n_head {model_args['n_head']}"
+        )
+    if (
+        type(model_args["bias"]) is not bool
+        or type(model_args["dropout"]) not in (int, float)
+        or not 0 <= model_args["dropout"] < 1
+    ):
         raise CheckpointError(f"{path}: model_args bias must be true or false, and dropout from 0 to below 1")
     return model_args
 
@@ -128,14 +146,21 @@ def _checked_weights(path: Path, weights: dict, model_args: dict) -> dict[str, T
     expected = _expected_shapes(model_args)
     if TIED[0] not in named and TIED[1] in named:
         named[TIED[0]] = named[TIED[1]]
-    for problem, names in (("is missing", expected.keys() - named.keys()), ("is unknown", named.keys() - expected.keys())):
+    for problem, names in (
+        ("is missing", expected.keys() - named.keys()),
+        ("is unknown", named.keys() - expected.keys()),
+    ):
         if names:
-            raise CheckpointError(f"{path}: tensor {min(map(str, names))} {problem} ({len(names)} such); it does not fit its model_args")
+            raise CheckpointError(
+                f"{path}: tensor {min(map(str, names))} {problem} ({len(names)} such); it does not fit its model_args"
+            )
     for name, tensor in named.items():
         if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.dtype not in FLOATS:
             raise CheckpointError(f"{path}: {name} is not a plain tensor of floating-point numbers")
         if tuple(tensor.shape) != expected[name]:
-            raise CheckpointError(f"{path}: {name} has shape {tuple(tensor.shape)}, its model_args say {expected[name]}")
+            raise CheckpointError(
+                f"{path}: {name} has shape {tuple(tensor.shape)}, its model_args say {expected[name]}"
+            )
         if not torch.isfinite(tensor).all():
             raise CheckpointError(f"{path}: {name} holds NaN or infinite values; the training that made it failed")
     if not torch.equal(named[TIED[0]], named[TIED[1]]):
@@ -144,8 +169,8 @@ def _checked_weights(path: Path, weights: dict, model_args: dict) -> dict[str, T
 
 
 def _without_prefix(name: str) -> str:
-    for prefix in PREFIXES:
-        name = str(name).removeprefix(prefix)
+    while str(name).startswith(PREFIXES):
+        name = name.partition(".")[2]
     return name
 
 

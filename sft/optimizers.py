@@ -6,7 +6,9 @@ from torch.optim.lr_scheduler import LambdaLR
 from model import GPT
 
 
-def make_optimizers(model: GPT, kind: str, lr: float, muon_lr: float = 0.0, weight_decay: float = 0.0) -> list[torch.optim.Optimizer]:
+def make_optimizers(
+    model: GPT, kind: str, lr: float, muon_lr: float = 0.0, weight_decay: float = 0.0
+) -> list[torch.optim.Optimizer]:
     """`adamw` for everything, or `muon` (Jordan et al. 2024) for the matrices inside the blocks and AdamW for the rest.
 
     Muon takes matrices only; embeddings, the tied head and the gains go to AdamW with `lr`, without weight decay.

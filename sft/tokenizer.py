@@ -8,7 +8,9 @@ import unicodedata
 from pathlib import Path
 
 VOCABULARY_PATH = Path(__file__).parent / "meta.pkl"
-ALPHABET = "\n '*+,-./=?\N{RIGHT SINGLE QUOTATION MARK}" + string.digits + string.ascii_uppercase + string.ascii_lowercase
+ALPHABET = (
+    "\n '*+,-./=?\N{RIGHT SINGLE QUOTATION MARK}" + string.digits + string.ascii_uppercase + string.ascii_lowercase
+)
 
 # What people type or paste, and what the model's alphabet has for it. Everything else that is unknown is an error.
 LOOK_ALIKES = {
@@ -44,7 +46,9 @@ class Tokenizer:
             return [self.stoi[character] for character in text]
         except KeyError as error:
             unknown = error.args[0]
-            raise VocabularyError(f"{describe(unknown)} at position {text.index(unknown)} of {text!r}: {remedy(unknown)}") from None
+            raise VocabularyError(
+                f"{describe(unknown)} at position {text.index(unknown)} of {text!r}: {remedy(unknown)}"
+            ) from None
 
     def decode(self, ids: list[int]) -> str:
         return "".join(self.itos[int(i)] for i in ids)
@@ -52,9 +56,8 @@ class Tokenizer:
 
 def describe(character: str) -> str:
     """The character with its code and name, for messages."""
-    return (
-        f"character {character!r} (U+{ord(character):04X} {unicodedata.name(character, 'without a name')}) is not in the model's alphabet"
-    )
+    name = unicodedata.name(character, "without a name")
+    return f"character {character!r} (U+{ord(character):04X} {name}) is not in the model's alphabet"
 
 
 def remedy(character: str) -> str:
@@ -69,7 +72,9 @@ def load_tokenizer(path: str | Path = VOCABULARY_PATH) -> Tokenizer:
     """Read a nanoGPT meta.pkl (`vocab_size`, `stoi`, `itos`) without running any code it may contain."""
     path = Path(path)
     if not path.is_file():
-        raise VocabularyError(f"{path}: no such file; it comes with the repository, or make it with `python -m sft.tokenizer`")
+        raise VocabularyError(
+            f"{path}: no such file; it comes with the repository, or make it with `python -m sft.tokenizer`"
+        )
     if path.stat().st_size > _LARGEST_FILE:
         raise VocabularyError(f"{path}: {path.stat().st_size} bytes is too large for a vocabulary")
     return Tokenizer(_checked_stoi(_plain_unpickle(path.read_bytes(), path), path))
@@ -86,10 +91,14 @@ def _plain_unpickle(data: bytes, path: Path) -> object:
         opcodes = list(pickletools.genops(data))
         refused = [opcode.name for opcode, _, _ in opcodes if opcode.name not in _OPCODES]
         if refused or opcodes[-1][2] != len(data) - 1:
-            raise pickle.UnpicklingError(f"instruction {refused[0]} is not allowed" if refused else "bytes follow its end")
+            raise pickle.UnpicklingError(
+                f"instruction {refused[0]} is not allowed" if refused else "bytes follow its end"
+            )
         return _NoGlobals(io.BytesIO(data)).load()
     except Exception as error:  # whatever a damaged file makes the reader raise
-        raise VocabularyError(f"{path} is not a plain vocabulary ({error}); download it again or run `python -m sft.tokenizer`") from None
+        raise VocabularyError(
+            f"{path} is not a plain vocabulary ({error}); download it again or run `python -m sft.tokenizer`"
+        ) from None
 
 
 def _checked_stoi(meta: object, path: Path) -> dict[str, int]:
@@ -98,9 +107,13 @@ def _checked_stoi(meta: object, path: Path) -> dict[str, int]:
     stoi, itos = meta["stoi"], meta["itos"]
     for character, i in stoi.items():
         if not isinstance(character, str) or len(character) != 1 or type(i) is not int or itos.get(i) != character:
-            raise VocabularyError(f"{path}: stoi says {character!r} is id {i!r}, which is no single character or not what itos says")
+            raise VocabularyError(
+                f"{path}: stoi says {character!r} is id {i!r}, which is no single character or not what itos says"
+            )
     if sorted(stoi.values()) != list(range(len(stoi))) or len(itos) != len(stoi) or meta.get("vocab_size") != len(stoi):
-        raise VocabularyError(f"{path}: {len(stoi)} characters, but their ids are not 0 to {len(stoi) - 1} or vocab_size differs")
+        raise VocabularyError(
+            f"{path}: {len(stoi)} characters, but their ids are not 0 to {len(stoi) - 1} or vocab_size differs"
+        )
     return stoi
 
 

@@ -75,7 +75,9 @@ def train_step(model: GPT, optimizers: list[torch.optim.Optimizer], rows: list[R
         batch = collate(rows[start : start + micro_batch], device)
         targets = batch.targets.masked_fill(~batch.completion_mask, -1)
         logits, _ = model(batch.inputs, full_seq=True)
-        loss = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=-1, reduction="sum") / scored
+        loss = (
+            F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=-1, reduction="sum") / scored
+        )
         loss.backward()
         total += loss.detach()
     for optimizer in optimizers:
@@ -94,7 +96,9 @@ def run_stage(model: GPT, tokenizer: Tokenizer, corpus: Corpus, stage: Stage, ef
             rows = [encode_row(tokenizer, *line) for line in corpus.draw(BATCH_LINES, stage.mixture)]
             loss = train_step(model, optimizers, rows, micro_batch)
             if not math.isfinite(loss):
-                raise RuntimeError(f"{stage.name}, step {step}: the loss is {loss}; lower the learning rates of this stage")
+                raise RuntimeError(
+                    f"{stage.name}, step {step}: the loss is {loss}; lower the learning rates of this stage"
+                )
             for scheduler in schedulers:
                 scheduler.step()
             bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
@@ -122,7 +126,10 @@ def report(model: GPT, tokenizer: Tokenizer) -> None:
     questions = [q for form in FORMS for q in domain(form)]
     for group in ("seen/additive", "held_out/additive", "seen/multiplicative", "held_out/multiplicative"):
         members = [q for q in questions if q.group == group][::3]
-        print(f"latent accuracy, {group:24} {latent_accuracy(model, tokenizer, members):7.2%}  n={len(members)}", flush=True)
+        print(
+            f"latent accuracy, {group:24} {latent_accuracy(model, tokenizer, members):7.2%}  n={len(members)}",
+            flush=True,
+        )
     asked = questions[::37]
     answers = answer_prompts(model, tokenizer, [q.text for q in asked])
     refused = sum(answer in REFUSALS for answer in answers)

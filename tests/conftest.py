@@ -1,0 +1,45 @@
+"""A tiny world: a two-layer model with the real alphabet, and a few pairs."""
+
+import json
+
+import pytest
+import torch
+
+from model import GPT, GPTConfig
+from sft.checkpoint import save_checkpoint
+from sft.tokenizer import load_tokenizer
+
+TINY = {"block_size": 96, "vocab_size": 74, "n_layer": 2, "n_head": 2, "n_embd": 16, "dropout": 0.0, "bias": False}
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return load_tokenizer()
+
+
+@pytest.fixture
+def tiny():
+    """Random weights, larger than at initialisation so that different inputs give clearly different outputs."""
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(**TINY)).eval()
+    for parameter in model.parameters():
+        if parameter.dim() == 2:
+            torch.nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+@pytest.fixture
+def base_file(tiny, tmp_path):
+    save_checkpoint(tmp_path / "base.pt", tiny)
+    return tmp_path / "base.pt"
+
+
+@pytest.fixture
+def pairs_file(tmp_path):
+    pairs = [
+        {"negative": f"{a}+{b}=? Sorry, I don't know.", "positive": f"{a}+{b}=? The answer is {a + b}."}
+        for a, b in ((1, 2), (3, 4), (15, 6), (27, 48), (9, 9), (30, 31), (5, 0), (12, 13))
+    ]
+    path = tmp_path / "pairs.json"
+    path.write_text(json.dumps(pairs))
+    return path

@@ -1,0 +1,184 @@
+import subprocess
+import sys
+
+import pytest
+
+from dpo.arithmetic import (
+    ADDITIVE,
+    FORMS,
+    MULTIPLICATIVE,
+    RANGES,
+    Question,
+    calculate,
+    domain,
+    families_in,
+    family,
+    grade,
+    is_held_out,
+    parse_answer,
+    parse_question,
+)
+
+ALL = [question for form in FORMS for question in domain(form)]
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "name"),
+    [
+        ("17+19=?", " The answer is 36 because 17+19 equals 36.", "17+19"),
+        ("36-17=?", " The answer is 19 because 36-17 equals 19.", "17+19"),
+        ("3*17=?", " The answer is 51 because 3*17 equals 51.", "3*17"),
+        ("51/3=?", " The answer is 17 because 51/3 equals 17.", "3*17"),
+        ("x+17=36,x=?", " The answer is 19 because 36-17 equals to 19.", "17+19"),
+        ("17+x=36,x=?", " The answer is 19 because 36-17 equals to 19.", "17+19"),
+        ("x-17=19,x=?", " The answer is 36 because 19+17 equals to 36.", "17+19"),
+        ("36-x=17,x=?", " The answer is 19 because 36-17 equals to 19.", "17+19"),
+        ("x*3=51,x=?", " The answer is 17 because 51/3 equals to 17.", "3*17"),
+        ("3*x=51,x=?", " The answer is 17 because 51/3 equals to 17.", "3*17"),
+        ("x/3=17,x=?", " The answer is 51 because 17*3 equals to 51.", "3*17"),
+        ("51/x=3,x=?", " The answer is 17 because 51/3 equals to 17.", "3*17"),
+        ("x+55=95,x=?", " The answer is 40 because 95-55 equals to 40.", "40+55"),  # the assignment's own pairs
+        ("1*x=6,x=?", " The answer is 6 because 6/1 equals to 6.", "1*6"),
+    ],
+)
+def test_every_form_its_answer_and_its_family(text, answer, name):
+    question = parse_question(text)
+    assert question.text == text and question.right_answer == answer and question.family == name
+
+
+def test_the_domain():
+    assert len(ALL) == len(set(ALL)) == 38_683
+    assert len(domain("a+b")) == 100 * 100 and len(domain("a-b")) == 100 * 101 // 2
+    for question in ALL:
+        largest = 198 if question.form == "a+b" else 99
+        assert 0 <= question.answer <= largest and 0 <= question.a <= 99 and 0 <= question.b <= 99
+        # putting the answer back for x gives a true statement
+        if "x" in question.form:
+            equation = question.text.split(",")[0].replace("x", str(question.answer))
+            terms, b = equation.split("=")
+            operator = next(c for c in "+-*/" if c in terms)
+            first, second = map(int, terms.split(operator))
+            assert calculate(first, operator, second) == int(b)
+
+
+def test_text_round_trip_and_grading_over_the_whole_domain():
+    for question in ALL:
+        assert parse_question(question.text) == question
+        assert grade(question, question.right_answer).correct
+        assert not grade(question, question.answer_text(question.answer + 1)).answer
+
+
+def test_families_share_facts_across_forms_and_ranges():
+    together = {}
+    for question in ALL:
+        together.setdefault(question.family, set()).add(question.form)
+    assert together["17+19"] == set(ADDITIVE) and together["3*17"] == set(MULTIPLICATIVE)
+    assert {question.text for question in ALL if question.family == "3*17"} == {
+        "3*17=?", "17*3=?", "51/3=?", "51/17=?", "x*3=51,x=?", "x*17=51,x=?", "3*x=51,x=?", "17*x=51,x=?",
+        "x/3=17,x=?", "x/17=3,x=?", "51/x=3,x=?", "51/x=17,x=?",
+    }  # fmt: skip
+    assert family(17, "-", 36) == "17+19", "a negative difference belongs to the same fact"
+
+
+def test_split_is_a_tenth_and_the_same_in_every_process():
+    names = sorted({question.family for question in ALL})
+    held_out = [name for name in names if is_held_out(name)]
+    assert 0.08 < len(held_out) / len(names) < 0.12
+    code = "import sys; from dpo.arithmetic import is_held_out; print(sum(map(is_held_out, sys.stdin.read().split())))"
+    for salt in ("0", "1"):
+        run = subprocess.run(
+            [sys.executable, "-c", code],
+            input=" ".join(names),
+            capture_output=True,
+            text=True,
+            env={"PYTHONHASHSEED": salt},
+        )
+        assert int(run.stdout) == len(held_out), run.stderr
+    # recorded: a change of the hash would silently mix old bases with new splits
+    assert held_out[:6] == ["0*16", "0*19", "0*2", "0*30", "0*61", "0*64"]
+
+
+@pytest.mark.parametrize("ranges", RANGES[1:])
+def test_wider_ranges_are_right_and_new(ranges):
+    questions = [question for form in FORMS for question in domain(form, ranges)]
+    assert questions and not set(questions) & set(ALL)
+    for question in questions[:: max(1, len(questions) // 2000)]:
+        assert grade(question, question.right_answer).correct
+    with pytest.raises(ValueError, match="no form"):
+        domain("a^b")
+
+
+@pytest.mark.parametrize(
+    ("text", "form", "a", "b"),
+    [
+        (" 17 + 19 = ? ", "a+b", 17, 19),
+        ("x*3=51, x=?", "x*a=b", 3, 51),
+        ("3x=51,x=?", "a*x=b", 3, 51),
+        ("x / 4 = 5 , x = ?", "x/a=b", 4, 5),
+        ("100-x=1,x=?", "a-x=b", 100, 1),
+    ],
+)
+def test_questions_in_other_dress(text, form, a, b):
+    assert parse_question(text) == Question(form, a, b)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "17+19", "17+19=36", "What's your name?", "1+2+3=?", "x+x=4,x=?", "y+1=2,y=?", "17+19=? 36", "-3+5=?",
+        "7/2=?", "7/0=?", "0/x=5,x=?", "0/x=0,x=?", "x*0=0,x=?", "x/0=1,x=?", "x*2=7,x=?",
+    ],
+)  # fmt: skip
+def test_no_question_or_no_single_answer(text):
+    assert parse_question(text) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "reason"),
+    [
+        (" The answer is 36 because 17+19 equals 36.", 36, (17, "+", 19, 36)),
+        (" The answer is 19 because 36-17 equals to 19.", 19, (36, "-", 17, 19)),
+        (" The answer is -19 because 17-36 equals -19.", -19, (17, "-", 36, -19)),
+        (" The answer is 36.", 36, None),
+        (" 36.", 36, None),
+        ("36", 36, None),
+        (" The answer is 36 because", 36, None),
+        (" the answer is 36 because 17 + 19 equals 36", 36, (17, "+", 19, 36)),
+        (" Sorry, I don't know.", None, None),
+        (" The answer is", None, None),
+        (" The answer is x.", None, None),
+        (" The answer is 36x.", None, None),
+        (" My name is 36.", None, None),
+        ("", None, None),
+    ],
+)
+def test_parse_answer(text, value, reason):
+    claim = parse_answer(text)
+    assert (claim.value, claim.reason) == (value, reason)
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "reason"),
+    [
+        (" The answer is 36 because 17+19 equals 36.", True, True),
+        (" The answer is 36 because 19+17 equals 36.", True, True),
+        (" The answer is 36 because 17+94 equals 36.", True, False),
+        (" The answer is 36 because 6*6 equals 36.", True, False),
+        (" The answer is 36 because 18+18 equals 36.", True, False),
+        (" The answer is 36 because 7/2 equals 36.", True, False),
+        (" The answer is 36 because 17+19 equals 37.", True, False),
+        (" The answer is 37 because 17+19 equals 36.", False, True),
+        (" The answer is 37 because 17+19 equals 37.", False, False),
+        (" The answer is 36.", True, False),
+        (" Sorry, I don't know.", False, False),
+    ],
+)
+def test_number_and_reason_are_graded_apart(text, answer, reason):
+    result = grade(Question("a+b", 17, 19), text)
+    assert (result.answer, result.reason) == (answer, reason) and result.correct == (answer and reason)
+
+
+def test_families_in_a_text():
+    assert families_in("x+11=71,x=? The answer is 61 because 71-10 equals to 61.") == {"11+60", "10+61"}
+    assert families_in("7/2=? I don't know.") == set()
+    assert families_in("72-63 equals 9.") == {"9+63"}

@@ -1,0 +1,71 @@
+import torch
+
+from dpo.batches import (
+    batch_order,
+    batches,
+    compute_reference_logps,
+    encode_pairs,
+    rows_logps,
+)
+from dpo.pairs import Pair, load_pairs
+from sft.rows import collate, encode_row
+
+
+def test_rows_against_literal_tensors(tokenizer):
+    # ids: 1 -> 13, 2 -> 14, 3 -> 15, + 4, = 9, ? 10, space 1, full stop 7, newline 0
+    rows = [encode_row(tokenizer, "1+2=?", " 3."), encode_row(tokenizer, "1?", " 1.")]
+    batch = collate(rows)
+    assert batch.inputs.tolist() == [
+        [13, 4, 14, 9, 10, 1, 15, 7],  # "1+2=? 3."
+        [13, 10, 1, 13, 7, 0, 0, 0],  # "1? 1." newline, padding
+    ]
+    assert batch.targets.tolist() == [
+        [4, 14, 9, 10, 1, 15, 7, 0],  # one further: ends in the newline
+        [10, 1, 13, 7, 0, 0, 0, 0],
+    ]
+    scored = [tokenizer.decode(t[m].tolist()) for t, m in zip(batch.targets, batch.completion_mask, strict=True)]
+    assert scored == [" 3.\n", " 1.\n"], "the answer and one end mark; no prompt, no padding"
+
+
+def test_padding_and_company_change_nothing(tiny, tokenizer):
+    rows = [encode_row(tokenizer, f"{i}+2=?", " 1" * i + ".") for i in (1, 9, 20)]
+    together = rows_logps(tiny, collate(rows))
+    for row, logps in zip(rows, together, strict=True):
+        assert torch.allclose(rows_logps(tiny, collate([row]))[0], logps, atol=1e-4)
+
+
+def test_prompt_and_answer_encode_apart(tokenizer, pairs_file):
+    for pair in load_pairs(pairs_file, tokenizer).pairs:
+        [example] = encode_pairs(tokenizer, [pair])
+        assert example.chosen.prompt == example.rejected.prompt == tokenizer.encode(pair.prompt)
+        assert example.chosen.prompt + example.chosen.completion == tokenizer.encode(pair.prompt + pair.chosen + "\n")
+
+
+def test_order_is_complete_seeded_and_alike_in_length():
+    lengths = [10 + 7 * i % 40 for i in range(1000)]
+    order = batch_order(lengths, 64, seed=1, epoch=0)
+    assert sorted(i for batch in order for i in batch) == list(range(1000))
+    assert sorted(map(len, order))[0] == 1000 % 64 and len(order) == 16, "the last partial batch is kept"
+    assert order == batch_order(lengths, 64, 1, 0)
+    assert order != batch_order(lengths, 64, 1, 1) != batch_order(lengths, 64, 2, 0)
+    padding = sum(max(lengths[i] for i in b) * len(b) - sum(lengths[i] for i in b) for b in order)
+    unsorted = sum(
+        max(lengths[i : i + 64]) * len(lengths[i : i + 64]) - sum(lengths[i : i + 64]) for i in range(0, 1000, 64)
+    )
+    assert padding < unsorted / 3
+    assert batch_order(lengths[:3], 64, 1, 0) in ([[a, b, c]] for a in range(3) for b in range(3) for c in range(3))
+
+
+def test_reference_logps_belong_to_their_examples(tiny, tokenizer):
+    pairs = [Pair(f"{i}+1=?", f" {i + 1}." * (1 + i % 3), " Sorry.", i) for i in range(11)]
+    examples = encode_pairs(tokenizer, pairs)
+    logps = compute_reference_logps(tiny, examples, batch_size=4)
+    for example, (chosen, rejected) in zip(examples, logps, strict=True):
+        assert torch.allclose(rows_logps(tiny, collate([example.chosen]))[0], chosen, atol=1e-4)
+        assert torch.allclose(rows_logps(tiny, collate([example.rejected]))[0], rejected, atol=1e-4)
+    seen = 0
+    for batch in batches(examples, logps, 4, seed=1, epoch=0):
+        assert torch.allclose(rows_logps(tiny, batch.chosen), batch.reference_chosen_logps, atol=1e-4)
+        assert torch.allclose(rows_logps(tiny, batch.rejected), batch.reference_rejected_logps, atol=1e-4)
+        seen += len(batch.reference_chosen_logps)
+    assert seen == 11

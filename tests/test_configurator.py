@@ -1,0 +1,86 @@
+from dataclasses import dataclass
+
+import pytest
+
+from configurator import SettingError, configure, help_text, override
+
+
+@dataclass
+class Config:
+    """A test program."""
+
+    beta: float = 0.1  # how strong
+    epochs: int = 1  # how long
+    verbose: bool = False  # how loud
+    out: str = "here"  # where to
+
+
+def test_values_and_order(tmp_path):
+    file = tmp_path / "settings.py"
+    file.write_text('"""A quick run."""\nbeta = 0.3  # more\nepochs = 4\nout = "there"\n')
+    config = override(Config(), ["--epochs=2", str(file), "--beta=1", "--verbose", "--out=a=b=c"])
+    assert config == Config(beta=1.0, epochs=4, verbose=True, out="a=b=c")
+    assert type(config.beta) is float
+    assert override(Config(), ["--verbose=false"]) == override(Config(), ["--verbose=False"]) == Config()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--bete=1"], "unknown setting 'bete'; did you mean 'beta'?"),
+        (["--qqqqqq=1"], "known are beta, epochs, verbose, out"),
+        (["--epochs=1.5"], "epochs must be a whole number like 1, not 1.5"),
+        (["--epochs=True"], "epochs must be a whole number like 1, not True"),
+        (["--beta=much"], "beta must be a number like 0.1, not 'much'"),
+        (["--beta=__import__('os')"], "beta must be a number"),
+        (["--verbose=1"], "verbose must be True or False"),
+        (["--beta"], "--beta needs a value: --beta=0.1"),
+        (["missing.py"], "no settings file 'missing.py'; settings are written --key=value"),
+    ],
+)
+def test_mistakes_are_one_sentence(arguments, message, capsys):
+    with pytest.raises(SettingError) as error:
+        override(Config(), arguments)
+    assert message in str(error.value)
+    with pytest.raises(SystemExit) as exit_:
+        configure(Config(), arguments)
+    assert exit_.value.code == 2
+    assert capsys.readouterr().err == f"error: {error.value}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("beta = 0.1\nepochs = 2 * 3\n", "line 2: epochs must be a plain value"),
+        ("import os\n", "line 1: not a `name = value` line"),
+        ("epoch = 3\n", "line 1: unknown setting 'epoch'; did you mean 'epochs'?"),
+        ("beta = = 3\n", "line 1: not a `name = value` line"),
+        ("out = open('stolen', 'w')\n", "line 1: out must be a plain value"),
+    ],
+)
+def test_settings_file_is_read_not_executed(tmp_path, monkeypatch, text, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "s.py").write_text(text)
+    with pytest.raises(SettingError, match=message.replace("*", r"\*").replace("?", r"\?")):
+        override(Config(), ["s.py"])
+    assert [p.name for p in tmp_path.iterdir()] == ["s.py"]
+
+
+def test_help_lists_every_key_with_default_and_meaning(capsys):
+    text = help_text(Config())
+    for words in ("--beta=0.1", "how strong", "--epochs=1", "how long", "--verbose=False", "--out=here", "where to"):
+        assert words in text
+    with pytest.raises(SystemExit) as exit_:
+        configure(Config(), ["--help"])
+    assert exit_.value.code == 0 and capsys.readouterr().out.strip() == text.strip()
+
+
+def test_every_program_explains_every_setting():
+    import dpo.evaluate
+    import dpo.make_pairs
+    import dpo.train
+    import sft.train
+
+    for module in (dpo.evaluate, dpo.make_pairs, dpo.train, sft.train):
+        settings = [line for line in help_text(module.Config()).splitlines() if line.startswith("  --")]
+        assert settings and all(len(line[35:].strip()) > 5 for line in settings), module.__name__

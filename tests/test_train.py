@@ -1,0 +1,140 @@
+import json
+import math
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import TINY
+from test_checkpoint import course_file
+
+from dpo.batches import batches, compute_reference_logps, encode_pairs
+from dpo.pairs import load_pairs
+from dpo.train import Config, dpo_step, train, update
+from model import GPT, GPTConfig
+from sft.checkpoint import load_checkpoint, load_model
+from sft.optimizers import make_optimizers, make_schedulers
+
+QUICK = {"device": "cpu", "eval_every": 0}
+
+
+@pytest.fixture
+def prepared(base_file, pairs_file, tokenizer):
+    policy = load_model(base_file)
+    examples = encode_pairs(tokenizer, load_pairs(pairs_file, tokenizer).pairs)
+    return policy, examples, compute_reference_logps(policy, examples)
+
+
+def test_step_0_is_ln_2_even_in_training_mode(prepared, tmp_path, tiny):
+    course_file(tmp_path / "course.pt", tiny)  # its model_args say dropout 0.2
+    policy = load_model(tmp_path / "course.pt").train()
+    examples = prepared[1]
+    logps = compute_reference_logps(load_model(tmp_path / "course.pt"), examples)
+    [batch] = batches(examples, logps, 8, seed=1, epoch=0)
+    loss, metrics = dpo_step(policy, batch, beta=0.1)
+    assert loss.item() == pytest.approx(math.log(2), abs=1e-5)
+    assert metrics["rewards/margins"] == pytest.approx(0, abs=1e-5)
+    with_nll, metrics = dpo_step(policy, batch, beta=0.1, nll_coef=0.5)
+    characters = batch.chosen.completion_mask.sum(1)
+    by_hand = (-batch.reference_chosen_logps / characters).mean().item()
+    assert metrics["nll"] == pytest.approx(by_hand, rel=1e-5)
+    assert with_nll.item() == pytest.approx(math.log(2) + 0.5 * by_hand, rel=1e-5)
+
+
+def test_who_moves(prepared, base_file):
+    policy, examples, logps = prepared
+    reference = load_model(base_file)
+    before = {name: tensor.clone() for name, tensor in policy.state_dict().items()}
+    optimizers = make_optimizers(policy, "adamw", 1e-3)
+    [batch] = batches(examples, logps, 8, seed=1, epoch=0)
+    loss, _ = dpo_step(policy, batch, 0.1)
+    metrics = update(policy, loss, optimizers, make_schedulers(optimizers, 4), 1.0)
+    assert metrics["grad_norm"] > 0 and metrics["lr"] == pytest.approx(1e-4)  # first of ten warm-up steps
+    for name, tensor in policy.state_dict().items():
+        assert not torch.equal(tensor, before[name]), name
+        assert torch.equal(reference.state_dict()[name], before[name]), "the reference is another model"
+    assert all(parameter.grad is None for parameter in reference.parameters())
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_learns_saves_and_repeats(base_file, pairs_file, tmp_path, optimizer):
+    settings = {"base": str(base_file), "pairs": str(pairs_file), "batch_size": 4, "epochs": 20, **QUICK}
+    settings |= {"optimizer": optimizer, "base_lr": 3e-3, "muon_lr": 0.02}
+    policy, history = train(Config(**settings, out=str(tmp_path / "a")))
+    assert len(history) == 40 and history["loss/preference"][-1] < 0.5 * math.log(2)
+    assert history["rewards/accuracies"][-1] == 1 and history["rewards/margins"][-1] > 0.5
+    assert set(map(len, history.steps.values())) == {40}
+    assert history["lr"][0] < max(history["lr"]) > history["lr"][-1]
+    saved = load_checkpoint(tmp_path / "a" / "dpo.pt")
+    assert saved.extras["config"]["epochs"] == 20 and saved.extras["history"]["steps"]["loss"] == history["loss"]
+    again, _ = train(Config(**settings, out=str(tmp_path / "b")))
+    for name, tensor in policy.state_dict().items():
+        assert torch.equal(tensor, saved.state_dict[name]) and torch.equal(tensor, again.state_dict()[name])
+    file = torch.load(tmp_path / "a" / "dpo.pt", weights_only=True)
+    GPT(GPTConfig(**file["model_args"])).load_state_dict(file["model"], strict=True)  # the assignment's Step 8
+
+
+def test_every_parameter_is_in_exactly_one_optimizer(tiny):
+    for kind in ("adamw", "muon"):
+        optimizers = make_optimizers(tiny, kind, 1e-3, 1e-2)
+        held = [id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
+        assert sorted(held) == sorted(id(p) for p in tiny.parameters())
+    assert all(p.dim() == 2 for group in optimizers[0].param_groups for p in group["params"])
+    assert id(tiny.transformer.wte.weight) not in {id(p) for p in optimizers[0].param_groups[0]["params"]}
+
+
+def test_a_course_checkpoint_trains_from_the_command_line(tiny, pairs_file, tmp_path):
+    course_file(tmp_path / "gpt.pt", tiny)
+    words = [f"--base={tmp_path / 'gpt.pt'}", f"--pairs={pairs_file}", f"--out={tmp_path / 'out'}", "--batch_size=4"]
+    run = subprocess.run(
+        [sys.executable, "-m", "dpo.train", *words, "--eval_questions=4", "--device=cpu"],
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    assert "8 pairs, 2 steps" in run.stdout
+    trained = load_checkpoint(tmp_path / "out" / "dpo.pt")
+    assert trained.model_args == TINY and len(trained.extras["history"]["steps"]["loss"]) == 2
+    assert trained.extras["history"]["held_out"] == [(2, 0.0)]
+    assert any(not torch.equal(trained.state_dict[n], t) for n, t in tiny.state_dict().items())
+
+
+def test_four_pairs_train_and_none_is_an_error(base_file, pairs_file, tmp_path):
+    rows = json.loads(pairs_file.read_text())
+    settings = {"base": str(base_file), "out": str(tmp_path), "pairs": str(tmp_path / "few.json"), **QUICK}
+    (tmp_path / "few.json").write_text(json.dumps(rows[:4]))
+    assert len(train(Config(**settings))[1]) == 1
+    (tmp_path / "few.json").write_text("[]")
+    with pytest.raises(ValueError, match="no pairs"):
+        train(Config(**settings))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--beta=0"], "beta above 0"),
+        (["--epochs=0"], "epochs and batch_size must be at least 1"),
+        (["--loss_type=dpo"], "loss_type is 'dpo'; it must be"),
+        (["--optimizer=sgd"], "optimizer is 'sgd'; it must be"),
+        (["--base=nowhere.pt"], "nowhere.pt: no such file"),
+        (["--pairs=nowhere.json"], "nowhere.json: no such file"),
+        (["--max_length=10"], "over max_length"),
+        (["--bta=1"], "did you mean 'beta'?"),
+    ],
+)
+def test_mistakes_end_with_one_sentence(base_file, pairs_file, tmp_path, words, message):
+    given = [f"--base={base_file}", f"--pairs={pairs_file}", f"--out={tmp_path}", "--device=cpu", *words]
+    run = subprocess.run([sys.executable, "-m", "dpo.train", *given], capture_output=True, text=True)
+    assert run.returncode != 0 and message in run.stderr and "Traceback" not in run.stderr
+    assert not (tmp_path / "dpo.pt").exists()
+
+
+def test_nan_stops_before_anything_moves(prepared):
+    policy, examples, logps = prepared
+    optimizers = make_optimizers(policy, "adamw", 1e-3)
+    before = {name: tensor.clone() for name, tensor in policy.state_dict().items()}
+    [batch] = batches(examples, logps * float("nan"), 8, seed=1, epoch=0)
+    loss, _ = dpo_step(policy, batch, 0.1)
+    with pytest.raises(FloatingPointError, match="the loss is nan; nothing was changed"):
+        update(policy, loss, optimizers, make_schedulers(optimizers, 4), 1.0)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in policy.state_dict().items())
