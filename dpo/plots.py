@@ -32,7 +32,8 @@ class LiveFigure:
 
     def __init__(self, total_steps: int, display=None, seconds: float = 1.0):
         self.figure, self.axes = plt.subplots(2, 2, figsize=(10, 6.4), layout="constrained")
-        self.total_steps, self.seconds, self.drawn = total_steps, seconds, time.monotonic()
+        self.total_steps, self.seconds = total_steps, seconds
+        self.started = self.drawn = time.monotonic()
         plt.close(self.figure)  # shown through the handle only, not once more by the cell
         self.handle = display(self.figure, display_id=True) if display else None
 
@@ -42,16 +43,13 @@ class LiveFigure:
             return
         for axis, (title, lines) in zip(self.axes.flat, PANELS.items(), strict=True):
             _draw_panel(axis, title, lines, history, self.total_steps)
+        spent = time.monotonic() - self.started
+        left = spent / len(history) * (self.total_steps - len(history))
+        state = f"about {left:.0f} s left" if left else f"{spent:.0f} s"
+        self.figure.suptitle(f"step {len(history)} of {self.total_steps}, {state}", fontsize=11, x=0.01, ha="left")
         if self.handle:
             self.handle.update(self.figure)
         self.drawn = time.monotonic()
-
-
-def training_figure(history: History) -> Figure:
-    """Loss, rewards, log-probabilities and accuracies of a whole run."""
-    live = LiveFigure(len(history))
-    live.update(history, force=True)
-    return live.figure
 
 
 def _draw_panel(axis, title: str, lines: dict, history: History, total_steps: int) -> None:

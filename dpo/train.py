@@ -19,6 +19,7 @@ from dpo.batches import PairBatch, batches, compute_reference_logps, encode_pair
 from dpo.evaluate import answer_questions, sample_questions
 from dpo.loss import dpo_loss
 from dpo.pairs import load_pairs
+from dpo.provenance import environment
 from model import GPT
 from sft.checkpoint import best_device, load_model, save_checkpoint
 from sft.optimizers import make_optimizers, make_schedulers
@@ -159,7 +160,13 @@ def train(config: Config) -> tuple[GPT, History]:
                     refresh=False,
                 )
                 bar.update()
-    save_checkpoint(Path(config.out) / "dpo.pt", policy, config=asdict(config), history=asdict(history))
+    save_checkpoint(
+        Path(config.out) / "dpo.pt",
+        policy,
+        config=asdict(config),
+        history=asdict(history),
+        environment=environment(device, config.seed, config.base, config.pairs),
+    )
     print(f"wrote {Path(config.out) / 'dpo.pt'}")
     return policy, history
 

@@ -1,5 +1,7 @@
 """Text in, text out: the answers of a model to many prompts at once."""
 
+import sys
+
 import torch
 from tqdm import tqdm
 
@@ -24,7 +26,9 @@ def answer_prompts(
     answers = [""] * len(prompts)
     was_training = model.training
     model.eval()
-    with tqdm(total=len(prompts), desc=progress, unit="answer", disable=not progress, mininterval=0.5) as bar:
+    with tqdm(
+        total=len(prompts), desc=progress, unit="answer", disable=not progress, mininterval=1.0, file=sys.stdout
+    ) as bar:
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
             lengths = torch.tensor([len(encoded[i]) for i in chosen])

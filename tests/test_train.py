@@ -8,6 +8,7 @@ import torch
 from conftest import TINY
 from test_checkpoint import course_file
 
+from configurator import override
 from dpo.batches import batches, compute_reference_logps, encode_pairs
 from dpo.pairs import load_pairs
 from dpo.train import Config, dpo_step, train, update
@@ -122,11 +123,19 @@ def test_four_pairs_train_and_none_is_an_error(base_file, pairs_file, tmp_path):
         (["--bta=1"], "did you mean 'beta'?"),
     ],
 )
-def test_mistakes_end_with_one_sentence(base_file, pairs_file, tmp_path, words, message):
+def test_mistakes_are_one_sentence(base_file, pairs_file, tmp_path, words, message):
     given = [f"--base={base_file}", f"--pairs={pairs_file}", f"--out={tmp_path}", "--device=cpu", *words]
-    run = subprocess.run([sys.executable, "-m", "dpo.train", *given], capture_output=True, text=True)
-    assert run.returncode != 0 and message in run.stderr and "Traceback" not in run.stderr
+    with pytest.raises(ValueError, match=message.replace("(", "[(]")) as error:
+        train(override(Config(), given))
+    assert "\n" not in str(error.value).rstrip() or "to mend" in str(error.value)
     assert not (tmp_path / "dpo.pt").exists()
+
+
+def test_a_mistake_ends_the_program_with_its_sentence(tmp_path):
+    words = [f"--base={tmp_path / 'nowhere.pt'}", "--device=cpu"]
+    run = subprocess.run([sys.executable, "-m", "dpo.train", *words], capture_output=True, text=True)
+    assert run.returncode == 1 and run.stderr.startswith("error: ") and "no such file" in run.stderr
+    assert "Traceback" not in run.stderr
 
 
 def test_nan_stops_before_anything_moves(prepared):

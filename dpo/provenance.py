@@ -1,0 +1,30 @@
+"""What a run was made of, in one line: versions, device, threads, seed, and the hashes of base, pairs and code."""
+
+import hashlib
+import platform
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).parents[1]
+
+
+def file_hash(path: str | Path) -> str:
+    """First eight digits of the file's SHA-256."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:8]
+
+
+def code_hash() -> str:
+    """The same over the Python files that a result depends on."""
+    digest = hashlib.sha256()
+    for path in sorted([ROOT / "model.py", *ROOT.glob("dpo/*.py"), *ROOT.glob("sft/*.py")]):
+        digest.update(path.name.encode() + b"\n".join(path.read_bytes().splitlines()))  # line endings do not matter
+    return digest.hexdigest()[:8]
+
+
+def environment(device: torch.device, seed: int, base: str, pairs: str) -> str:
+    name = (
+        torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device}, {torch.get_num_threads()} threads"
+    )
+    versions = f"python {platform.python_version()}, torch {torch.__version__}"
+    return f"{versions}, {name}, seed {seed}, base {file_hash(base)}, pairs {file_hash(pairs)}, code {code_hash()}"
