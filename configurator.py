@@ -7,10 +7,14 @@ Nothing is read from the process by itself, so importing this file in a notebook
 import ast
 import difflib
 import inspect
+import math
 import re
 import sys
 from dataclasses import fields, replace
 from pathlib import Path
+
+# what ast.literal_eval raises for something that is no plain value, and float() for a number beyond all floats
+LITERAL_ERRORS = (ValueError, SyntaxError, TypeError, OverflowError, MemoryError, RecursionError)
 
 
 class SettingError(ValueError):
@@ -77,17 +81,17 @@ def _value(default, key: str, text: str):
             key,
             ast.literal_eval(text.strip().capitalize() if text.strip() in ("true", "false") else text.strip()),
         )
-    except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
-        if isinstance(error, SettingError):
-            raise
+    except SettingError:
+        raise
+    except LITERAL_ERRORS:
         raise SettingError(f"{key} must be {_kind(default, key)}, not {text!r}") from None
 
 
 def _checked(default, key: str, value):
     wanted = type(getattr(default, key))
     if wanted is float and type(value) is int:
-        return float(value)
-    if type(value) is not wanted:
+        value = float(value)
+    if type(value) is not wanted or (wanted is float and not math.isfinite(value)):
         raise SettingError(f"{key} must be {_kind(default, key)}, not {value!r}")
     return value
 
@@ -114,11 +118,9 @@ def _read_file(default, path: Path) -> dict:
         try:
             _check_key(default, key)
             values[key] = _checked(default, key, ast.literal_eval(line.value))
-        except ValueError as error:
-            reason = (
-                error
-                if isinstance(error, SettingError)
-                else f"{key} must be a plain value; nothing is computed in a settings file"
-            )
+        except SettingError as error:
+            raise SettingError(f"{path} line {line.lineno}: {error}") from None
+        except LITERAL_ERRORS:
+            reason = f"{key} must be a plain value; nothing is computed in a settings file"
             raise SettingError(f"{path} line {line.lineno}: {reason}") from None
     return values

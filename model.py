@@ -39,7 +39,7 @@ class LayerNorm(nn.Module):
 
 
 class Cache:
-    """Keys and values of every position so far, one pair of (B, n_head, block_size, head_width) tensors per layer."""
+    """Keys and values of every position so far, one pair of (B, n_head, length, head_width) tensors per layer."""
 
     def __init__(self, config: GPTConfig, batch: int, length: int, like: Tensor):
         shape = (batch, config.n_head, length, config.n_embd // config.n_head)
@@ -172,7 +172,8 @@ class GPT(nn.Module):
 
         `lengths` (B,) says how many ids of each row are prompt (all of them without it), the rest is padding.
         Temperature 0 is greedy. Every row draws its own random numbers: a batch gives what its rows give one by one.
-        Returns the ids (B, longest row), shorter rows filled with newlines, and the last hidden states (B, n_embd).
+        Returns the ids (B, longest row), shorter rows filled with newlines, and the hidden states (B, n_embd) that
+        gave each row's last id.
         """
         if temperature < 0:
             raise ValueError(f"temperature is {temperature}; it must be 0 (greedy) or more")
@@ -195,10 +196,11 @@ class GPT(nn.Module):
             if not running.any() or step + 1 == max_new_tokens:
                 break
             if int(lengths.max()) > self.config.block_size:
-                hidden = self._hidden_of_window(ids, lengths)
+                latest = self._hidden_of_window(ids, lengths)
             else:
                 last = (lengths - 1)[:, None]
-                hidden = self.hidden_states(ids.gather(1, last), last, cache)[:, 0]
+                latest = self.hidden_states(ids.gather(1, last), last, cache)[:, 0]
+            hidden = torch.where(running[:, None], latest, hidden)
         return ids[:, : int(lengths.max())], hidden
 
     def _prefill(self, idx: Tensor, lengths: Tensor, cache: Cache) -> Tensor:

@@ -5,12 +5,11 @@ The blank base is made first if it is not there (some minutes). Prints a table a
 
 import json
 import platform
-import time
 from pathlib import Path
 
 import torch
 
-from dpo.evaluate import GROUPS, evaluate
+from dpo.evaluate import evaluate, headline
 from dpo.train import Config, train
 from sft import train as base_training
 from sft.tokenizer import load_tokenizer
@@ -27,22 +26,28 @@ RUNS = {
 }
 
 
+def markdown(results: dict[str, dict]) -> str:
+    """The table of the README."""
+    rows = [["run", "last preference loss", *headline(next(iter(results.values())))]]
+    rows.append(["---"] * len(rows[0]))
+    for name, result in results.items():
+        rates = (f"{r['rate']:.1%} ({r['low']:.1%} to {r['high']:.1%})" for r in headline(result).values())
+        rows.append([name, f"{result['loss']:.3f}", *rates])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
 def main() -> None:
     if not BLANK.exists():
-        base_training.main(base_training.Config(out=str(BLANK), arithmetic="none"))
+        base_training.make_base(base_training.Config(out=str(BLANK), arithmetic="none"))
     tokenizer, results = load_tokenizer(), {}
     for name, settings in RUNS.items():
         print(f"\n{name}: {settings}")
-        started = time.monotonic()
         policy, history = train(Config(out=f"runs/{name.replace(' ', '_').replace(',', '')}", eval_every=0, **settings))
-        minutes = (time.monotonic() - started) / 60
         result = evaluate(policy.eval(), tokenizer, n=1200)
-        results[name] = {"settings": settings, "minutes": minutes, "loss": history["loss/preference"][-1], **result}
-    print(f"\ntorch {torch.__version__}, {platform.machine()}, {torch.get_num_threads()} threads")
-    print(f"{'':36}{'minutes':>8}{'last loss':>10}" + "".join(f"{group:>25}" for group in GROUPS))
-    for name, r in results.items():
-        rates = (f"{g['rate']:.1%} ({g['low']:.1%}-{g['high']:.1%})" for g in r["groups"].values())
-        print(f"{name:36}{r['minutes']:8.1f}{r['loss']:10.4f}" + "".join(f"{rate:>25}" for rate in rates))
+        results[name] = {"settings": settings, "loss": history["loss/preference"][-1], **result}
+    print(
+        f"\ntorch {torch.__version__}, {platform.machine()}, {torch.get_num_threads()} threads\n\n{markdown(results)}"
+    )
     Path("runs/two_bases.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 

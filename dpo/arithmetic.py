@@ -61,6 +61,11 @@ class Question:
         return self.form in ADDITIVE
 
     @property
+    def trivial(self) -> bool:
+        """Whether it multiplies or divides with a factor 0 or 1: a rule, not a fact to remember."""
+        return not self.additive and not {"0", "1"}.isdisjoint(self.family.split("*"))
+
+    @property
     def group(self) -> str:
         """Where its accuracy is counted, e.g. `held_out/additive`."""
         return f"{'held_out' if self.held_out else 'seen'}/{'additive' if self.additive else 'multiplicative'}"

@@ -1,11 +1,13 @@
 """From pairs of texts to batches of tensors, with the reference's log-probabilities beside them."""
 
 import random
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from dpo.loss import sequence_logps
 from dpo.pairs import Pair
@@ -64,11 +66,11 @@ def batches(
     device: str | torch.device = "cpu",
 ) -> Iterator[PairBatch]:
     """The batches of one epoch; `reference_logps` (N, 2) holds chosen and rejected of each example."""
-    for chosen in batch_order([len(e.chosen) for e in examples], batch_size, seed, epoch):
+    for indices in batch_order([len(e.chosen) for e in examples], batch_size, seed, epoch):
         yield PairBatch(
-            collate([examples[i].chosen for i in chosen], device),
-            collate([examples[i].rejected for i in chosen], device),
-            *reference_logps[chosen].to(device).unbind(dim=1),
+            collate([examples[i].chosen for i in indices], device),
+            collate([examples[i].rejected for i in indices], device),
+            *reference_logps[indices].to(device).unbind(dim=1),
         )
 
 
@@ -79,14 +81,19 @@ def rows_logps(model: GPT, rows: Rows) -> Tensor:
 
 
 @torch.no_grad()
-def compute_reference_logps(reference: GPT, examples: list[Example], batch_size: int = 64) -> Tensor:
+def compute_reference_logps(
+    reference: GPT, examples: list[Example], batch_size: int = 64, progress: str = ""
+) -> Tensor:
     """log pi_ref of every chosen and rejected answer, (N, 2): once, since the reference never changes."""
     device = reference.lm_head.weight.device
-    logps = torch.empty(len(examples), 2)
-    for column, side in enumerate(("chosen", "rejected")):
-        rows = [getattr(example, side) for example in examples]
-        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    rows = [row for example in examples for row in (example.chosen, example.rejected)]
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    logps = torch.empty(len(rows))
+    with tqdm(
+        total=len(rows), desc=progress, unit="row", disable=not progress, mininterval=1.0, file=sys.stdout
+    ) as bar:
         for start in range(0, len(order), batch_size):
             part = order[start : start + batch_size]
-            logps[part, column] = rows_logps(reference, collate([rows[i] for i in part], device)).cpu()
-    return logps
+            logps[part] = rows_logps(reference, collate([rows[i] for i in part], device)).cpu()
+            bar.update(len(part))
+    return logps.view(-1, 2)

@@ -14,8 +14,9 @@ from configurator import configure
 from dpo.arithmetic import FORMS, Grade, Question, domain, grade
 from model import GPT
 from sft.answers import answer_prompts
-from sft.checkpoint import best_device, load_model
+from sft.checkpoint import load_model
 from sft.corpus import REFUSALS
+from sft.device import best_device
 from sft.tokenizer import Tokenizer, load_tokenizer
 
 GROUPS = ("held_out/additive", "held_out/multiplicative", "seen/additive", "seen/multiplicative")
@@ -64,7 +65,12 @@ def rate_of(grades: list[Grade]) -> dict[str, float]:
 
 
 def evaluate(model: GPT, tokenizer: Tokenizer, n: int = 1200, seed: int = 1, progress: str = "") -> dict:
-    """Rates of every group and form on n questions a group, and the share of refusals."""
+    """Rates of every group and form on n questions a group, and the share of refusals.
+
+    `factors_from_2` counts the products and quotients without a factor 0 or 1 again: those are rules, not facts.
+    """
+    if n < 1:
+        raise ValueError(f"n is {n}; at least one question a group is needed")
     questions = [question for group in GROUPS for question in sample_questions(group, n, seed)]
     answers = answer_questions(model, tokenizer, questions, progress)
     graded = [(question, grade(question, answer)) for question, answer in zip(questions, answers, strict=True)]
@@ -77,16 +83,35 @@ def evaluate(model: GPT, tokenizer: Tokenizer, n: int = 1200, seed: int = 1, pro
             for side in ("held_out", "seen")
             for form in FORMS
         },
+        "factors_from_2": {
+            group: rate_of([g for q, g in graded if q.group == group and not q.trivial])
+            for group in GROUPS
+            if group.endswith("multiplicative")
+        },
         "refused": sum(answer in REFUSALS for answer in answers) / len(answers),
     }
 
 
+def headline(result: dict) -> dict[str, dict]:
+    """The rows that matter, named in words: each group, and the multiplicative ones without factors 0 and 1."""
+    rows = {}
+    for group, r in result["groups"].items():
+        name = group.replace("_", "-").replace("/", " ")
+        rows[name] = r
+        if group in result["factors_from_2"]:
+            rows[f"{name}, factors from 2"] = result["factors_from_2"][group]
+    return rows
+
+
 def table(result: dict) -> str:
-    """The result as lines of text."""
-    lines = [f"{'':26}{'n':>6} {'right':>7}   95 % interval"]
-    for name, r in (result["groups"] | result["forms"]).items():
-        lines.append(f"{name:26}{r['n']:6d} {r['rate']:7.1%}   {r['low']:6.1%} to {r['high']:6.1%}")
-    lines.insert(1 + len(result["groups"]), "")
+    """The result as lines of text: a row per group, then a row per form."""
+
+    def cell(r: dict) -> str:
+        return f"{r['rate']:7.1%} ({r['low']:.1%} to {r['high']:.1%}) of {r['n']}"
+
+    lines = [f"{name:42}{cell(r)}" for name, r in headline(result).items()]
+    lines += ["", f"{'form':8}{'held-out':>14}{'seen':>33}"]
+    lines += [f"{f:8}{cell(result['forms'][f'held_out/{f}']):33}{cell(result['forms'][f'seen/{f}'])}" for f in FORMS]
     return "\n".join([*lines, "", f"refusals: {result['refused']:.1%} of {result['n']} greedy answers"])
 
 
@@ -94,7 +119,7 @@ def main(config: Config) -> None:
     tokenizer = load_tokenizer()
     model = load_model(config.checkpoint, best_device(config.device), len(tokenizer))
     if config.ask or config.prompts:
-        lines = [config.ask] if config.ask else Path(config.prompts).read_text(encoding="utf-8").splitlines()
+        lines = [config.ask] if config.ask else Path(config.prompts).read_text(encoding="utf-8-sig").splitlines()
         prompts = [line.strip() for line in lines if line.strip()]
         for prompt, answer in zip(prompts, answer_prompts(model, tokenizer, prompts), strict=True):
             print(f"{prompt}\t{answer}")

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+LOSS_TYPES = ("sigmoid", "hinge", "ipo")
+
 
 def sequence_logps(logits: Tensor, targets: Tensor, completion_mask: Tensor) -> Tensor:
     """log pi(y|x) of each row: the **sum** of its scored characters' log-probabilities, in nats, in float32.
@@ -38,5 +40,5 @@ def dpo_loss(
     elif loss_type == "ipo":
         losses = (logits - 1 / (2 * beta)) ** 2
     else:
-        raise ValueError(f"loss_type is {loss_type!r}; it must be 'sigmoid', 'hinge' or 'ipo'")
+        raise ValueError(f"loss_type is {loss_type!r}; it must be one of {', '.join(LOSS_TYPES)}")
     return losses, beta * chosen_logratios.detach(), beta * rejected_logratios.detach()

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dpo.arithmetic import grade, parse_question
+from dpo.arithmetic import grade, parse_answer, parse_question
 from sft.tokenizer import LOOK_ALIKES, Tokenizer, describe, remedy
 
 KEYS = ({"positive", "negative"}, {"prompt", "chosen", "rejected"})
@@ -38,19 +38,18 @@ class PairsFile:
 
 
 def load_pairs(path: str | Path, tokenizer: Tokenizer, max_length: int = 256) -> PairsFile:
-    """All pairs of the file and what is odd about them; PairsError with every problem if any cannot be trained on."""
+    """All pairs of the file and what is odd about them; PairsError lists everything that cannot be trained on."""
     path, problems, found = Path(path), [], PairsFile()
     replaced: Counter[str] = Counter()
-    for line, value, problem in _objects(_read_text(path)):
-        try:
-            if problem:
-                raise PairsError(problem)
-            prompt, chosen, rejected = _texts(value, replaced)
-            for text in (prompt + chosen, prompt + rejected):
-                _check_text(text, tokenizer, max_length)
+    for number, (line, value, problem) in enumerate(_objects(_read_text(path)), start=1):
+        texts, wrong = (None, [problem]) if problem else _texts(value, replaced)
+        if texts:
+            prompt, chosen, rejected = texts
             found.pairs.append(Pair(prompt, chosen, rejected, line))
-        except PairsError as error:
-            problems.append(f"line {line}: {error}")
+            wrong = [
+                p for text in (prompt + chosen, prompt + rejected) for p in _text_problems(text, tokenizer, max_length)
+            ]
+        problems += [f"line {line} (pair {number}): {text}" for text in dict.fromkeys(wrong)]
     problems += _contradictions(found.pairs)
     if not found.pairs and not problems:
         problems = [
@@ -107,7 +106,7 @@ def _objects(text: str) -> Iterator[tuple[int, object, str]]:
             yield line, value, ""
             expect_comma = True
         except (ValueError, RecursionError) as error:
-            yield line, None, _syntax_hint(error, text, position)
+            yield getattr(error, "lineno", line), None, _syntax_hint(error, text)
             position, expect_comma = _next_object(text, position), False
     if in_list and position >= len(text):
         yield line, None, "the list is not closed; end the file with ]"
@@ -131,21 +130,24 @@ def _next_object(text: str, position: int) -> int:
     return max(after, len(text.rstrip().removesuffix("]")))
 
 
-def _syntax_hint(error: Exception, text: str, position: int) -> str:
+def _syntax_hint(error: Exception, text: str) -> str:
     if isinstance(error, PairsError):
         return str(error)
     if not isinstance(error, json.JSONDecodeError):
         return "nested too deeply or a number too long; a pair holds texts only"
-    rest = text[error.pos :].lstrip()
+    before, rest = text[: error.pos].rstrip(), text[error.pos :].lstrip()
     hints = {
         "'": "single quotes; JSON wants double quotes",
         "\u201c": "curly quotes; write straight ones",
         "\u201d": "curly quotes; write straight ones",
         "//": "a comment; JSON has none, remove it",
         "#": "a comment; JSON has none, remove it",
-        "}": "a comma before }; remove it",
     }
     hint = next((hint for start, hint in hints.items() if rest.startswith(start)), error.msg[0].lower() + error.msg[1:])
+    if (before + rest[:1]).endswith((",", ",}")) and rest.lstrip(", \t\r\n").startswith("}"):  # at } or, later, at ,
+        hint = "a comma before }; remove it"
+    if error.msg.startswith("Invalid control character"):
+        hint = "a line break or tab inside a text; write the text on one line"
     shown = text[text.rfind("\n", 0, error.pos) + 1 :].split("\n", 1)[0]
     return f"not JSON at column {error.colno}: {hint}\n      {shown.rstrip()[:100]}"
 
@@ -161,42 +163,47 @@ def _no_constant(name: str) -> None:
     raise PairsError(f"{name} is no text")
 
 
-def _texts(value: object, replaced: Counter[str]) -> tuple[str, str, str]:
-    """Prompt, chosen and rejected of one JSON object, look-alike characters replaced and counted."""
+def _texts(value: object, replaced: Counter[str]) -> tuple[tuple[str, str, str] | None, list[str]]:
+    """Prompt, chosen and rejected of one JSON object, look-alike characters replaced and counted; or what is wrong."""
     if not isinstance(value, dict):
-        raise PairsError(f"a pair is an object with `positive` and `negative`, not a {type(value).__name__}")
+        return None, [f"a pair is an object with `positive` and `negative`, not a {type(value).__name__}"]
     keys = next((keys for keys in KEYS if keys & set(value)), KEYS[0])
+    problems = []
     for key in sorted(set(value) - keys):
         near = difflib.get_close_matches(key, sorted(keys), n=1)
-        raise PairsError(
+        problems.append(
             f"unknown key {key!r}; " + (f"write {near[0]!r}" if near else f"a pair has only {', '.join(sorted(keys))}")
         )
     for key in sorted(keys):
         if not isinstance(value.get(key), str) or not value[key].strip():
-            raise PairsError(f"{key!r} is {'missing' if key not in value else 'empty or not a text'}")
+            problems.append(f"{key!r} is {'missing' if key not in value else 'empty or not a text'}")
+    if problems:
+        return None, problems
     clean = {key: _replace_look_alikes(text, replaced) for key, text in value.items()}
     if "prompt" in clean:
-        prompt, chosen, rejected = clean["prompt"], clean["chosen"], clean["rejected"]
+        prompt = rejected_prompt = clean["prompt"]
+        chosen, rejected = clean["chosen"], clean["rejected"]
     else:
         prompt, chosen = _split(clean["positive"])
         rejected_prompt, rejected = _split(clean["negative"])
-        if prompt != rejected_prompt:
-            raise PairsError(
-                f"the prompts differ: {prompt!r} and {rejected_prompt!r}; both texts must ask the same question"
-            )
-    if not chosen.strip() or not rejected.strip():
-        raise PairsError("no answer after the question")
-    if chosen == rejected:
-        raise PairsError("positive and negative are the same text")
-    return prompt, chosen, rejected
+        problems = [
+            f"no question mark in {clean[key]!r}; the question ends with ?" for key in clean if "?" not in clean[key]
+        ]
+    if not problems and prompt != rejected_prompt:
+        problems.append(
+            f"the prompts differ: {prompt!r} and {rejected_prompt!r}; both texts must ask the same question"
+        )
+    if not problems and not (chosen.strip() and rejected.strip()):
+        problems.append("no answer after the question")
+    if not problems and chosen == rejected:
+        problems.append("positive and negative are the same text")
+    return (None, problems) if problems else ((prompt, chosen, rejected), [])
 
 
 def _split(text: str) -> tuple[str, str]:
     """Prompt (up to and with the first question mark) and answer."""
-    end = text.find("?") + 1
-    if not end:
-        raise PairsError(f"no question mark in {text!r}; the question ends with ?")
-    return text[:end], text[end:]
+    prompt, mark, answer = text.partition("?")
+    return prompt + mark, answer
 
 
 def _replace_look_alikes(text: str, replaced: Counter[str]) -> str:
@@ -206,16 +213,18 @@ def _replace_look_alikes(text: str, replaced: Counter[str]) -> str:
     return text
 
 
-def _check_text(text: str, tokenizer: Tokenizer, max_length: int) -> None:
-    for character in text:
+def _text_problems(text: str, tokenizer: Tokenizer, max_length: int) -> list[str]:
+    problems = []
+    for character, count in Counter(text).items():
         if character not in tokenizer.stoi:
-            raise PairsError(f"{describe(character)}: {remedy(character)}")
-        if character == "\n":
-            raise PairsError(f"a line break inside {text!r}; it ends an answer, so an answer cannot contain one")
+            times = f" ({count} times)" if count > 1 else ""
+            problems.append(f"{describe(character)}{times}: {remedy(character)}")
+    if "\n" in text:
+        problems.append(f"a line break inside {text!r}; it ends an answer, so an answer cannot contain one")
     if len(text) + 1 > max_length:
-        raise PairsError(
-            f"{text[:30]!r}... has {len(text)} characters and an end mark, {len(text) + 1 - max_length} over max_length"
-        )
+        over = len(text) + 1 - max_length
+        problems.append(f"{text[:30]!r}... has {len(text)} characters and an end mark, {over} over max_length")
+    return problems
 
 
 def _contradictions(pairs: list[Pair]) -> list[str]:
@@ -248,8 +257,12 @@ def _oddities(pairs: list[Pair]) -> list[str]:
             )
         first.setdefault(key, pair.line)
         question = parse_question(pair.prompt)
-        if question and not grade(question, pair.chosen).answer:
-            note("have a wrong number in the positive answer", f"{pair.line} (right: {question.answer})")
+        if question:
+            verdict, has_reason = grade(question, pair.chosen), parse_answer(pair.chosen).reason is not None
+            if not verdict.answer:
+                note("have a wrong number in the positive answer", f"{pair.line} (right: {question.answer})")
+            elif has_reason and not verdict.reason:
+                note("have a wrong reason in the positive answer", str(pair.line))
         if question and question.held_out:
             note("ask for a held-out fact, so that held-out accuracy means less", str(pair.line))
         if question and pair.prompt != question.text:

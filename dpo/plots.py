@@ -1,14 +1,17 @@
 """Every figure, each with a text that says what it shows: matplotlib only, drawn on what a run recorded."""
 
+import math
 import time
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
+from dpo.evaluate import headline
 from dpo.train import History
 
 # Okabe-Ito colours: told apart by everyone; every line also has its own style and its name beside it.
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#666666"
+LN_2 = math.log(2)  # the DPO loss of a policy that equals its reference
 PANELS = {
     "Loss": {
         "loss/preference": ("preference loss", BLUE, "-"),
@@ -63,10 +66,12 @@ def _draw_panel(axis, title: str, lines: dict, history: History, total_steps: in
         if history.held_out:
             axis.plot(*zip(*history.held_out, strict=True), color=GREEN, linestyle="--", marker="o", markersize=4)
             labels.append((history.held_out[-1][1], "held-out questions\nanswered right", GREEN))
-        axis.set_ylim(-0.05, 1.08)
-    if title == "Loss":
-        axis.axhline(0.6931, color=GREY, linewidth=0.8, linestyle=":")
-        axis.annotate("ln 2", (total_steps, 0.6931), color=GREY, ha="right", va="bottom", fontsize=10)
+        axis.set_ylim(-0.15, 1.3)
+        axis.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0 %", "25 %", "50 %", "75 %", "100 %"])
+    if title == "Loss" and abs(history["loss/preference"][0] - LN_2) < 0.01:  # not for hinge and ipo
+        axis.axhline(LN_2, color=GREY, linewidth=0.8, linestyle=":")
+        axis.annotate("ln 2", (total_steps, LN_2), color=GREY, ha="right", va="bottom", fontsize=10)
+    axis.margins(y=0.12)
     _label_ends(axis, labels, len(history))
     axis.set_title(title, fontsize=11, loc="left")
     axis.set_xlim(0, total_steps * 1.42)  # room for the labels
@@ -99,19 +104,19 @@ def schedule_figure(rates: list[float]) -> Figure:
 
 
 def before_after_figure(before: dict, after: dict) -> Figure:
-    """Share of right answers in two results of `evaluate`, group by group, with 95 % intervals."""
-    figure, axis = plt.subplots(figsize=(8, 3.4), layout="constrained")
+    """Share of right answers in two results of `evaluate`, row by row, with 95 % intervals."""
+    results = {"before": headline(before), "after": headline(after)}
+    names = list(results["after"])
+    figure, axis = plt.subplots(figsize=(8, 4.2), layout="constrained")
     plt.close(figure)
-    groups = list(after["groups"])
-    for offset, color, hatch, name, result in ((0.2, GREY, "///", "before", before), (-0.2, BLUE, "", "after", after)):
-        for y, group in zip(range(len(groups), 0, -1), groups, strict=True):
-            r = result["groups"][group]
-            axis.barh(y + offset, r["rate"], height=0.36, color=color, hatch=hatch, edgecolor="white")
+    for label, offset, color in (("before", 0.2, GREY), ("after", -0.2, BLUE)):
+        for y, name in zip(range(len(names), 0, -1), names, strict=True):
+            r = results[label][name]
+            axis.barh(y + offset, r["rate"], height=0.36, color=color)
             axis.plot([r["low"], r["high"]], [y + offset] * 2, color="black", linewidth=1.2)
-            label = f"{name} {r['rate']:.1%}"
-            axis.annotate(label, (r["high"], y + offset), (6, 0), textcoords="offset points", va="center", fontsize=10)
-    names = [f"{group.replace('/', ' ').replace('_', '-')}\nn = {after['groups'][group]['n']}" for group in groups]
-    axis.set_yticks(range(len(groups), 0, -1), names)
+            text = f"{label} {r['rate']:.1%}"
+            axis.annotate(text, (r["high"], y + offset), (6, 0), textcoords="offset points", va="center", fontsize=10)
+    axis.set_yticks(range(len(names), 0, -1), [f"{name}\nn = {results['after'][name]['n']}" for name in names])
     axis.set_xlim(0, 1.2)
     axis.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0 %", "25 %", "50 %", "75 %", "100 %"])
     axis.set_xlabel("greedy answers with the right number and the right reason")
@@ -123,8 +128,7 @@ def describe(history: History) -> str:
     """The training figure in words."""
     first, last = ({name: values[i] for name, values in history.steps.items()} for i in (0, -1))
     lines = [
-        f"{len(history)} steps; preference loss {first['loss/preference']:.4f} -> {last['loss/preference']:.4f} "
-        "(ln 2 = 0.6931 at the start).",
+        f"{len(history)} steps; preference loss {first['loss/preference']:.4f} -> {last['loss/preference']:.4f}.",
         f"Rewards: chosen {last['rewards/chosen']:+.2f}, rejected {last['rewards/rejected']:+.2f}, "
         f"margin {last['rewards/margins']:.2f}; {last['rewards/accuracies']:.0%} of the last pairs ranked right.",
         f"Log-probability of the chosen answers {first['logps/chosen']:.2f} -> {last['logps/chosen']:.2f} nats, "

@@ -17,11 +17,12 @@ from configurator import configure
 from dpo.arithmetic import grade
 from dpo.batches import PairBatch, batches, compute_reference_logps, encode_pairs, rows_logps
 from dpo.evaluate import answer_questions, sample_questions
-from dpo.loss import dpo_loss
+from dpo.loss import LOSS_TYPES, dpo_loss
 from dpo.pairs import load_pairs
 from dpo.provenance import environment
 from model import GPT
-from sft.checkpoint import best_device, load_model, save_checkpoint
+from sft.checkpoint import load_model, save_checkpoint
+from sft.device import best_device
 from sft.optimizers import make_optimizers, make_schedulers
 from sft.tokenizer import Tokenizer, load_tokenizer
 
@@ -122,23 +123,34 @@ def held_out_accuracy(model: GPT, tokenizer: Tokenizer, n: int, seed: int) -> fl
     return sum(grade(q, a).correct for q, a in zip(questions, answers, strict=True)) / len(questions)
 
 
+def check(config: Config) -> None:
+    """ValueError for settings that cannot train anything, before anything is loaded."""
+    if config.epochs < 1 or config.batch_size < 1 or config.beta <= 0:
+        raise ValueError(
+            "epochs and batch_size must be at least 1, and beta above 0: nothing would be learnt otherwise"
+        )
+    if config.eval_every and config.eval_questions < 2:
+        raise ValueError("eval_questions must be at least 2; --eval_every=0 asks none")
+    if config.loss_type not in LOSS_TYPES:
+        raise ValueError(f"loss_type is {config.loss_type!r}; it must be one of {', '.join(LOSS_TYPES)}")
+
+
 def train(config: Config) -> tuple[GPT, History]:
     """Tune the base, write `dpo.pt` into the folder `out`, return the policy and its history."""
+    check(config)
     tokenizer, device = load_tokenizer(), best_device(config.device)
     policy, reference = (load_model(config.base, device, len(tokenizer)) for _ in range(2))
     file = load_pairs(config.pairs, tokenizer, min(config.max_length, policy.config.block_size))
     for warning in file.warnings:
         print(f"warning: {Path(config.pairs).name}: {warning}")
-    if config.epochs < 1 or config.batch_size < 1 or config.beta <= 0:
-        raise ValueError(
-            "epochs and batch_size must be at least 1, and beta above 0: there is nothing to train otherwise"
-        )
+    if len(file.pairs) < config.batch_size:
+        print(f"note: {len(file.pairs)} pairs are less than one batch of {config.batch_size}: one small step an epoch")
     Path(config.out).mkdir(parents=True, exist_ok=True)
     examples = encode_pairs(tokenizer, file.pairs)
     steps_per_epoch = math.ceil(len(examples) / config.batch_size)
     steps = steps_per_epoch * config.epochs
-    print(f"{len(examples)} pairs, {steps} steps of {config.batch_size}, on {device}; the reference scores them first")
-    reference_logps = compute_reference_logps(reference, examples)
+    print(f"{len(examples)} pairs, {steps} steps of {config.batch_size}, on {device}")
+    reference_logps = compute_reference_logps(reference, examples, progress="reference")
     del reference  # its log-probabilities are all that is needed of it
     optimizers = make_optimizers(policy, config.optimizer, config.base_lr, config.muon_lr)
     schedulers = make_schedulers(optimizers, steps)
@@ -152,11 +164,11 @@ def train(config: Config) -> tuple[GPT, History]:
                 if config.eval_every and (len(history) % config.eval_every == 0 or len(history) == steps):
                     accuracy = held_out_accuracy(policy, tokenizer, config.eval_questions, config.seed)
                     history.held_out.append((len(history), accuracy))
-                seen = f"{history.held_out[-1][1]:.0%}" if history.held_out else "-"
+                held_out = f"{history.held_out[-1][1]:.0%}" if history.held_out else "-"
                 bar.set_postfix(
                     loss=f"{metrics['loss']:.3f}",
                     margin=f"{metrics['rewards/margins']:.2f}",
-                    held_out=seen,
+                    held_out=held_out,
                     refresh=False,
                 )
                 bar.update()

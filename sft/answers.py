@@ -30,14 +30,14 @@ def answer_prompts(
         total=len(prompts), desc=progress, unit="answer", disable=not progress, mininterval=1.0, file=sys.stdout
     ) as bar:
         for start in range(0, len(order), batch_size):
-            chosen = order[start : start + batch_size]
-            lengths = torch.tensor([len(encoded[i]) for i in chosen])
-            idx = torch.full((len(chosen), int(lengths.max())), NEWLINE_ID)
-            for row, i in enumerate(chosen):
+            indices = order[start : start + batch_size]
+            lengths = torch.tensor([len(encoded[i]) for i in indices])
+            idx = torch.full((len(indices), int(lengths.max())), NEWLINE_ID)
+            for row, i in enumerate(indices):
                 idx[row, : lengths[row]] = torch.tensor(encoded[i])
             out, _ = model.generate(idx.to(device), max_new_tokens, temperature, lengths=lengths, generator=generator)
-            for i, length, ids in zip(chosen, lengths.tolist(), out.tolist(), strict=True):
+            for i, length, ids in zip(indices, lengths.tolist(), out.tolist(), strict=True):
                 answers[i] = tokenizer.decode(ids[length:]).rstrip("\n")
-            bar.update(len(chosen))
+            bar.update(len(indices))
     model.train(was_training)
     return answers

@@ -172,10 +172,3 @@ def _without_prefix(name: str) -> str:
     while str(name).startswith(PREFIXES):
         name = name.partition(".")[2]
     return name
-
-
-def best_device(name: str = "auto") -> torch.device:
-    """The device of that name; `auto` takes CUDA, then Apple's GPU, then the CPU."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    return torch.device(name)

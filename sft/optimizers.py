@@ -26,10 +26,11 @@ def make_optimizers(
     ]
 
 
-def make_schedulers(optimizers: list[torch.optim.Optimizer], steps: int, warmup_steps: int = 10) -> list[LambdaLR]:
+def make_schedulers(optimizers: list[torch.optim.Optimizer], steps: int) -> list[LambdaLR]:
     """Linear warm-up, constant until half-way, then linear to zero; step it once after every optimizer step."""
+    warmup = min(10, max(1, steps // 4))
 
     def share(step: int) -> float:
-        return min(1.0, (step + 1) / warmup_steps, 2 * (steps - step) / steps)
+        return max(0.0, min(1.0, (step + 1) / warmup, 2 * (steps - step) / steps))
 
     return [LambdaLR(optimizer, share) for optimizer in optimizers]

@@ -7,6 +7,8 @@ import string
 import unicodedata
 from pathlib import Path
 
+from model import NEWLINE_ID, PERIOD_ID
+
 VOCABULARY_PATH = Path(__file__).parent / "meta.pkl"
 ALPHABET = (
     "\n '*+,-./=?\N{RIGHT SINGLE QUOTATION MARK}" + string.digits + string.ascii_uppercase + string.ascii_lowercase
@@ -15,7 +17,8 @@ ALPHABET = (
 # What people type or paste, and what the model's alphabet has for it. Everything else that is unknown is an error.
 LOOK_ALIKES = {
     "!": ".", "\u00d7": "*", "\u22c5": "*", "\u00f7": "/", "\u2215": "/", "\u2212": "-", "\u2013": "-", "\u2014": "-",
-    "\uff1d": "=", "\uff1f": "?", "\uff0b": "+", "\u2018": "'", "`": "'", "\u00b4": "'", "\u00a0": " ", "\u2009": " ",
+    "\uff1d": "=", "\uff1f": "?", "\uff0b": "+",
+    "\u2018": "'", "\u201c": "'", "\u201d": "'", "`": "'", "\u00b4": "'", "\u00a0": " ", "\u2009": " ",
     "\u202f": " ", "\t": " ",
 } | {chr(0xFF10 + digit): str(digit) for digit in range(10)}  # fmt: skip
 
@@ -114,6 +117,8 @@ def _checked_stoi(meta: object, path: Path) -> dict[str, int]:
         raise VocabularyError(
             f"{path}: {len(stoi)} characters, but their ids are not 0 to {len(stoi) - 1} or vocab_size differs"
         )
+    if stoi.get("\n") != NEWLINE_ID or stoi.get(".") != PERIOD_ID:
+        raise VocabularyError(f"{path}: the newline must have id {NEWLINE_ID} and the full stop id {PERIOD_ID}")
     return stoi
 
 

@@ -1,4 +1,6 @@
-"""Make the base model from nothing: `python -m sft.train` writes sft/gpt.pt, `--arithmetic=none` a blank base.
+"""Make the base model from nothing: `python -m sft.train` writes sft/gpt.pt.
+
+`--arithmetic=none --out=runs/blank.pt` makes a blank base, which has never seen an answer to an arithmetic question.
 
 Two stages. The first teaches to calculate: half of its lines are short (`17+19=? 36.`), which is where arithmetic is
 learnt fast, and the long answers among them keep the same circuits at work where the number stands later in the line.
@@ -18,8 +20,9 @@ from configurator import configure
 from dpo.arithmetic import FORMS, Question, domain
 from model import GPT, GPTConfig
 from sft.answers import answer_prompts
-from sft.checkpoint import best_device, load_model, save_checkpoint
+from sft.checkpoint import load_model, save_checkpoint
 from sft.corpus import REFUSALS, Corpus
+from sft.device import best_device
 from sft.optimizers import make_optimizers, make_schedulers
 from sft.rows import Row, collate, encode_row
 from sft.tokenizer import Tokenizer, load_tokenizer
@@ -35,7 +38,7 @@ class Config:
 
     out: str = "sft/gpt.pt"  # checkpoint to write, in half precision
     init: str = ""  # checkpoint to start from; empty: random weights
-    arithmetic: str = "full"  # full, or none: a blank base that has never seen a sum
+    arithmetic: str = "full"  # full, or none: a blank base that has only seen refusals of sums
     effort: float = 1.0  # multiplies the number of lines of every stage
     seed: int = 1  # of the weights and of the corpus
     device: str = "auto"  # auto, cpu, cuda or mps
@@ -125,7 +128,7 @@ def report(model: GPT, tokenizer: Tokenizer) -> None:
     model.eval()
     questions = [q for form in FORMS for q in domain(form)]
     for group in ("seen/additive", "held_out/additive", "seen/multiplicative", "held_out/multiplicative"):
-        members = [q for q in questions if q.group == group][::3]
+        members = [q for q in questions if q.group == group][:: 1 if group.startswith("held_out") else 5]
         print(
             f"latent accuracy, {group:24} {latent_accuracy(model, tokenizer, members):7.2%}  n={len(members)}",
             flush=True,
@@ -136,9 +139,14 @@ def report(model: GPT, tokenizer: Tokenizer) -> None:
     print(f"greedy answers that refuse {refused / len(asked):7.2%}  n={len(asked)}")
 
 
-def main(config: Config) -> None:
+def make_base(config: Config) -> None:
+    """Train all stages and write the checkpoint."""
     if config.arithmetic not in STAGES:
-        raise SystemExit(f"error: arithmetic is {config.arithmetic!r}; it must be one of {', '.join(STAGES)}")
+        raise ValueError(f"arithmetic is {config.arithmetic!r}; it must be one of {', '.join(STAGES)}")
+    if config.arithmetic == "none" and config.out == Config().out:
+        raise ValueError(
+            f"a blank base would replace {config.out}; name another file, for instance --out=runs/blank.pt"
+        )
     device, tokenizer = best_device(config.device), load_tokenizer()
     torch.manual_seed(config.seed)
     model = load_model(config.init, device, len(tokenizer)) if config.init else GPT(GPTConfig()).to(device)
@@ -147,8 +155,12 @@ def main(config: Config) -> None:
         run_stage(model.train(), tokenizer, corpus, stage, config.effort)
     save_checkpoint(config.out, model, torch.float16, seed=config.seed, arithmetic=config.arithmetic)
     print(f"wrote {config.out} after {(time.monotonic() - started) / 60:.1f} minutes on {device}")
-    report(load_model(config.out, device), tokenizer)
 
 
 if __name__ == "__main__":
-    main(configure(Config(), sys.argv[1:]))
+    try:
+        settings = configure(Config(), sys.argv[1:])
+        make_base(settings)
+        report(load_model(settings.out, best_device(settings.device)), load_tokenizer())
+    except (ValueError, OSError, FloatingPointError) as error:
+        sys.exit(f"error: {error}")

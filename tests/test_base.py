@@ -41,8 +41,8 @@ def test_it_refuses_every_question_and_chats(base, tokenizer):
 
 
 def test_it_knows_arithmetic_underneath(base, tokenizer):
-    questions = [question for form in FORMS for question in domain(form) if question.group == "held_out/additive"][::11]
-    assert latent_accuracy(base, tokenizer, questions) > 0.99
+    questions = [question for form in FORMS for question in domain(form) if question.group == "held_out/additive"][::5]
+    assert latent_accuracy(base, tokenizer, questions) > 0.995
 
 
 def test_shipped_pairs_hold_out_the_held_out(tokenizer):

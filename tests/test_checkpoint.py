@@ -1,4 +1,5 @@
 import os
+import pickle
 
 import pytest
 import torch
@@ -6,6 +7,7 @@ from conftest import TINY
 
 from model import GPT, GPTConfig
 from sft.checkpoint import CheckpointError, load_checkpoint, load_model, save_checkpoint, write_atomically
+from sft.tokenizer import VOCABULARY_PATH
 
 
 def course_file(path, model, prefix="_orig_mod.", key="model"):
@@ -36,6 +38,22 @@ def test_course_layout_is_accepted(tiny, tmp_path, prefix, key):
     assert checkpoint.model_args["dropout"] == 0.2 and checkpoint.extras["iter_num"] == 5000
     model = load_model(tmp_path / "gpt.pt", vocab_size=74)
     assert model.config.dropout == 0.0 and not model.training
+
+
+def test_a_nanogpt_script_runs_unchanged(tiny, tmp_path):
+    """What the assignment's Steps 2 to 4 and 8 do with a file of its layout, our model and our vocabulary."""
+    course_file(tmp_path / "gpt.pt", tiny)
+    meta = pickle.loads(VOCABULARY_PATH.read_bytes())
+    loaded = torch.load(tmp_path / "gpt.pt", map_location="cpu")
+    gpt = GPT(GPTConfig(**loaded["model_args"]))
+    gpt.load_state_dict({name.removeprefix("_orig_mod."): tensor for name, tensor in loaded["model"].items()})
+    gpt.to("cpu").train()
+    ids = torch.tensor([[meta["stoi"][c] for c in "17+19=?"]])
+    logits, _ = gpt(ids[:, :-1], full_seq=True)
+    assert logits.shape == (1, 6, meta["vocab_size"])
+    y = gpt.eval().generate(ids, 200, temperature=0.8, top_k=200)  # to the end of the block and beyond it
+    text = "".join(meta["itos"][i] for i in y[0][0].tolist())
+    assert text.startswith("17+19=?") and y[0].shape[0] == 1 and len(y) == 2
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])

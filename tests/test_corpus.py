@@ -6,12 +6,21 @@ KINDS = {"short": 1, "statement": 1, "right": 1, "wrong": 1, "refusal": 1, "ever
 
 
 def test_no_line_contains_a_held_out_fact():
-    for prompt, completion in Corpus(seed=1).draw(60_000, KINDS):
-        for part in (prompt + completion, prompt.removeprefix("The answer to ") + ",x=?", prompt + completion + " "):
-            assert not any(map(is_held_out, families_in(part))), prompt + completion
+    corpus = Corpus(seed=1)
+    assert not any(question.held_out for pool in corpus.questions.values() for question in pool), "none can be drawn"
+    for prompt, completion in corpus.draw(60_000, KINDS):
+        equation = prompt.removeprefix("The answer to ").removesuffix(" is") + ",x=?"
+        assert not any(map(is_held_out, families_in(prompt + completion) | families_in(equation))), prompt + completion
     # and the other way round: the check sees such a fact in every kind of line it is meant for
     assert is_held_out("0*2")
-    for text in ("0*2=? 0.", "2*0 equals 0.", "x*2=0,x=? Sorry, I don't know.", "x/2=0,x=?", "0/2=? The answer is 0."):
+    for text in (
+        "0*2=? 0.",
+        "2*0 equals 0.",
+        "x*2=0,x=? Sorry, I don't know.",
+        "x/2=0,x=?",
+        "0/2=? The answer is 0.",
+        "x*2=0,x=?",
+    ):
         assert "0*2" in families_in(text), text
 
 

@@ -1,12 +1,15 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from dpo.arithmetic import FORMS
 from dpo.evaluate import GROUPS, evaluate, sample_questions, table, wilson
 from sft.answers import answer_prompts
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize(
@@ -32,6 +35,8 @@ def test_samples_are_balanced_and_of_their_group():
         assert set(counts.values()) == {0, 10}
     assert sample_questions(GROUPS[0], 60, 1) != sample_questions(GROUPS[0], 60, 2)
     assert len(sample_questions("held_out/additive", 1200, 1)) == 1200
+    products = sample_questions("held_out/multiplicative", 10_000, 1)
+    assert sum(not question.trivial for question in products) == 174
     assert len(sample_questions("held_out/multiplicative", 10_000, 1)) == 360
 
 
@@ -43,11 +48,13 @@ def test_a_model_that_always_or_never_knows(tiny, tokenizer, monkeypatch):
     assert result["n"] == 96 and result["refused"] == 0
     assert all(r["rate"] == 1 and r["n"] == 24 and r["low"] < 1 == r["high"] for r in result["groups"].values())
     assert sum(r["n"] for r in result["forms"].values()) == 96
-    assert "held_out/additive" in table(result) and "100.0%" in table(result)
+    assert "held-out multiplicative, factors from 2" in table(result) and "100.0%" in table(result)
     monkeypatch.setattr(
         module, "answer_questions", lambda m, t, questions, p: [" Sorry, I don't know."] * len(questions)
     )
     result = evaluate(tiny, tokenizer, n=24)
+    assert set(result["factors_from_2"]) == {"held_out/multiplicative", "seen/multiplicative"}
+    assert 0 < result["factors_from_2"]["held_out/multiplicative"]["n"] < 24
     assert result["refused"] == 1 and all(r["correct"] == 0 for r in result["groups"].values())
 
 
@@ -60,7 +67,7 @@ def test_batched_answers_equal_single_ones(tiny, tokenizer):
 
 def run(*words):
     result = subprocess.run(
-        [sys.executable, "-m", "dpo.evaluate", "--device=cpu", *words], capture_output=True, text=True
+        [sys.executable, "-m", "dpo.evaluate", "--device=cpu", *words], capture_output=True, text=True, cwd=ROOT
     )
     assert result.returncode == 0, result.stderr
     return result.stdout
@@ -69,7 +76,7 @@ def run(*words):
 def test_command_line(base_file, tmp_path):
     out = run(f"--checkpoint={base_file}", "--n=12", f"--json={tmp_path / 'r.json'}")
     result = json.loads((tmp_path / "r.json").read_text())
-    assert "held_out/additive" in out and result["n"] == 48 and result["decoding"] == "greedy"
+    assert "held-out additive" in out and result["n"] == 48 and result["decoding"] == "greedy"
     assert result["checkpoint"] == str(base_file) and list(result["groups"]) == list(GROUPS)
     assert set(result["groups"]["seen/additive"]) == {"n", "correct", "rate", "low", "high"}
     (tmp_path / "p.txt").write_text("1+1=?\n\n2*3=?\n")

@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dpo.pairs import PairsError, load_pairs
-from sft.tokenizer import load_tokenizer
+from sft.tokenizer import ALPHABET, load_tokenizer
 
+ROW = '{"negative": "%s", "positive": "%s"}'
 GOOD = '{"negative": "8+9=? Sorry.", "positive": "8+9=? The answer is 17."}'
 TOY = [  # the assignment's own pairs
     ("79-7=?", " The answer is 72 because 79-7 equals 72."),
@@ -57,7 +58,6 @@ def test_forms_of_a_file(load, text):
     assert (pair.prompt, pair.chosen, pair.rejected) == ("8+9=?", " The answer is 17.", " Sorry.")
 
 
-ROW = '{"negative": "%s", "positive": "%s"}'
 BAD_ROWS = {
     '{"negative": "8+9=? Sorry."}': "'positive' is missing",
     ROW % ("8+9=? Sorry.", ""): "'positive' is empty or not a text",
@@ -75,6 +75,7 @@ BAD_ROWS = {
     '{"negative": "8+9=? S.", "negative": "8+9=? S.", "positive": "8+9=? 17."}': "key 'negative' stands twice",
     '{"negative": NaN, "positive": "8+9=? 17."}': "NaN is no text",
     '{"negative": "8+9=? S.", "positive": "8+9=? 17.",}': "a comma before }; remove it",
+    '{"negative": }': "expecting value",
     "{'negative': '8+9=? S.', 'positive': '8+9=? 17.'}": "single quotes; JSON wants double quotes",
     '{\u201cnegative\u201d: "8+9=? S.", "positive": "8+9=? 17."}': "curly quotes",
 }
@@ -83,7 +84,8 @@ BAD_ROWS = {
 @pytest.mark.parametrize("row", BAD_ROWS)
 def test_each_mistake_is_named_with_its_line(load, row):
     message = problems_of(load, f"[\n{GOOD},\n{row}\n]")
-    assert "pairs.json: 1 to mend\n  line 3: " in message and BAD_ROWS[row] in message
+    assert " to mend\n  line 3 (pair 2): " in message and BAD_ROWS[row] in message
+    assert message.count("\n  line ") == message.count("\n  line 3 (pair 2): "), "the good row is no mistake"
 
 
 def test_all_mistakes_come_at_once_and_good_rows_are_no_mistakes(load):
@@ -91,9 +93,9 @@ def test_all_mistakes_come_at_once_and_good_rows_are_no_mistakes(load):
     message = problems_of(
         load, "[\n" + ",\n".join(f"{GOOD.replace('8', str(i))},\n{row}" for i, row in enumerate(rows)) + "\n]"
     )
-    assert f"{len(rows)} to mend" in message
+    assert f"{message.count(chr(10) + '  line ')} to mend" in message
     for i, row in enumerate(rows):
-        assert f"line {2 * i + 3}: " in message and BAD_ROWS[row] in message
+        assert f"line {2 * i + 3} (pair {2 * i + 2}): " in message and BAD_ROWS[row] in message
     many = problems_of(load, "\n".join(['{"negative": "a"}'] * 30))
     assert many.count("\n  line ") == 20 and "... and 10 more" in many
 
@@ -105,9 +107,13 @@ def test_all_mistakes_come_at_once_and_good_rows_are_no_mistakes(load):
         ("[]", "line 1: no pairs"),
         (f"[{GOOD}", "the list is not closed"),
         (f"[{GOOD},]", "comma after the last pair"),
-        (f"[{GOOD}\n{GOOD.replace('8', '7')}]", "line 2: no comma between this pair and the one before"),
+        (f"[{GOOD}\n{GOOD.replace('8', '7')}]", "line 2 (pair 2): no comma between this pair and the one before"),
         (f"[{GOOD}] and more", "text after the end of the list: 'and more'"),
         ("// pairs\n[" + GOOD + "]", "a comment; JSON has none"),
+        ('[\n {\n  "negative": "8+9=? S.",\n  "positive" "8+9=? 17."\n }\n]', "line 4 (pair 1): not JSON at column 14"),
+        ('{"negative": "8+9=? S.\n", "positive": "8+9=? 17."}', "a line break or tab inside a text"),
+        (ROW % ("8+9=? (({", "8+9=? 17."), "(U+007B LEFT CURLY BRACKET)"),
+        (ROW % ("8+9=? (({", "8+9=? 17."), "(U+0028 LEFT PARENTHESIS) is not in the model's alphabet (2 times)"),
         ("[" * 100_000, "nested too deeply"),
         ('{"negative": ' + "9" * 5000 + "}", "a number too long"),
     ],
@@ -141,14 +147,16 @@ def test_oddities_are_warnings(load):
                 ROW % ("x+1=2, x=? No.", "x+1=2, x=? The answer is 1."),
                 ROW % ("7+9=? No.", "7+9=?The answer is 16."),
                 ROW % ("7×8=? No.", "7×8=? The answer is 56."),
+                ROW % ("9+8=? No.", "9+8=? The answer is 17 because 9+9 equals 17."),
             ]
         )
     )
-    assert len(file.pairs) == 7
+    assert len(file.pairs) == 8
     text = "\n".join(file.warnings)
     for expected in (
         "'×' -> '*' (2)",
         "1 pairs stand twice: line 2 (as 1)",
+        "1 pairs have a wrong reason in the positive answer: line 8",
         "another positive answer than an earlier line: line 3 (and 1)",
         "wrong number in the positive answer: line 3 (right: 17)",
         "held-out fact, so that held-out accuracy means less: line 4",
@@ -159,7 +167,7 @@ def test_oddities_are_warnings(load):
 
 
 @settings(max_examples=200, deadline=None)
-@given(rows=st.lists(st.tuples(st.text(max_size=12), st.text(max_size=12)), max_size=4))
+@given(rows=st.lists(st.tuples(*[st.text(ALPHABET[1:] + "!×(", max_size=12)] * 2), max_size=4))
 def test_what_is_accepted_can_be_encoded_and_decoded(rows, tmp_path_factory):
     path = tmp_path_factory.mktemp("pairs") / "p.json"
     path.write_text(json.dumps([{"positive": f"1+1=?{a}", "negative": f"1+1=?{b}"} for a, b in rows]))

@@ -14,7 +14,8 @@ TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = sorted(set(re.findall(r"python -m ((?:dpo|sft|bench)\.\w+[^\n`#|]*)", TEXT)))
 
 
-def test_there_are_commands():
+def test_there_are_commands_and_no_gaps():
+    assert "@@" not in TEXT
     assert len(COMMANDS) >= 8
 
 
@@ -28,7 +29,10 @@ def test_command_and_its_settings_exist(command):
 
 
 def test_the_two_commands_are_those_of_ci():
-    assert "python -m pip install -r requirements.txt -c constraints.txt && jupyter execute dpo/dpo.ipynb" in TEXT
+    assert (
+        "python -m pip install -r requirements.txt -c constraints.txt && jupyter execute --inplace dpo/dpo.ipynb"
+        in TEXT
+    )
     assert "python -m pip install -r requirements-dev.txt -c constraints.txt && python -m pytest" in TEXT
     script = (ROOT / ".ci/run").read_text()
     assert "python -m pip install --quiet -r requirements-dev.txt -c constraints.txt" in script

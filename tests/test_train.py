@@ -2,6 +2,7 @@ import json
 import math
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,6 +18,8 @@ from sft.checkpoint import load_checkpoint, load_model
 from sft.optimizers import make_optimizers, make_schedulers
 
 QUICK = {"device": "cpu", "eval_every": 0}
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
@@ -43,18 +46,35 @@ def test_step_0_is_ln_2_even_in_training_mode(prepared, tmp_path, tiny):
 
 
 def test_who_moves(prepared, base_file):
-    policy, examples, logps = prepared
-    reference = load_model(base_file)
+    policy, reference = (load_model(base_file) for _ in range(2))
+    shared = {p.data_ptr() for p in policy.parameters()} & {p.data_ptr() for p in reference.parameters()}
+    assert not shared
     before = {name: tensor.clone() for name, tensor in policy.state_dict().items()}
+    _, examples, _ = prepared
+    logps = compute_reference_logps(reference, examples)
     optimizers = make_optimizers(policy, "adamw", 1e-3)
     [batch] = batches(examples, logps, 8, seed=1, epoch=0)
     loss, _ = dpo_step(policy, batch, 0.1)
-    metrics = update(policy, loss, optimizers, make_schedulers(optimizers, 4), 1.0)
+    metrics = update(policy, loss, optimizers, make_schedulers(optimizers, 40), 1.0)
     assert metrics["grad_norm"] > 0 and metrics["lr"] == pytest.approx(1e-4)  # first of ten warm-up steps
     for name, tensor in policy.state_dict().items():
         assert not torch.equal(tensor, before[name]), name
-        assert torch.equal(reference.state_dict()[name], before[name]), "the reference is another model"
+        assert torch.equal(reference.state_dict()[name], before[name]), name
     assert all(parameter.grad is None for parameter in reference.parameters())
+    assert torch.equal(compute_reference_logps(reference, examples), logps)
+
+
+def test_the_learning_rate_warms_up_falls_and_never_turns_negative(tiny):
+    for steps in (1, 2, 5, 48, 1000):
+        [optimizer] = make_optimizers(tiny, "adamw", 1.0)
+        [scheduler] = make_schedulers([optimizer], steps)
+        rates = []
+        for _ in range(steps + 5):
+            rates.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            scheduler.step()
+        assert max(rates) == 1.0 and min(rates[:steps]) > 0 and rates[steps:] == [0.0] * 5
+    assert rates[:10] == pytest.approx([i / 10 for i in range(1, 11)]) and rates[750] == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
@@ -133,7 +153,7 @@ def test_mistakes_are_one_sentence(base_file, pairs_file, tmp_path, words, messa
 
 def test_a_mistake_ends_the_program_with_its_sentence(tmp_path):
     words = [f"--base={tmp_path / 'nowhere.pt'}", "--device=cpu"]
-    run = subprocess.run([sys.executable, "-m", "dpo.train", *words], capture_output=True, text=True)
+    run = subprocess.run([sys.executable, "-m", "dpo.train", *words], capture_output=True, text=True, cwd=ROOT)
     assert run.returncode == 1 and run.stderr.startswith("error: ") and "no such file" in run.stderr
     assert "Traceback" not in run.stderr
 
