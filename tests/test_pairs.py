@@ -1,5 +1,4 @@
 import json
-import time
 
 import pytest
 from hypothesis import given, settings
@@ -180,14 +179,3 @@ def test_what_is_accepted_can_be_encoded_and_decoded(rows, tmp_path_factory):
     for pair in file.pairs:
         for text in (pair.prompt + pair.chosen, pair.prompt + pair.rejected):
             assert tokenizer.decode(tokenizer.encode(text)) == text
-
-
-def test_time_grows_with_the_file_and_not_faster(load):
-    def seconds(n):
-        rows = [ROW % (f"{i}+1=? Sorry.", f"{i}+1=? The answer is {i + 1}.") for i in range(n)]
-        started = time.perf_counter()
-        assert len(load(",\n".join(rows).join("[]")).pairs) == n
-        return time.perf_counter() - started
-
-    seconds(500)
-    assert seconds(20_000) < 40 * seconds(2_000), "ten times the file, far less than a hundred times the time"
