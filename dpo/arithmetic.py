@@ -202,6 +202,14 @@ def parse_answer(text: str) -> Answer:
     )
 
 
+_REFUSAL = re.compile(r"\b(sorry|sory|know|cannot|can't|unable)\b", re.IGNORECASE)
+
+
+def is_refusal(text: str) -> bool:
+    """Whether an answer text declines: it says so, and claims no number at all."""
+    return bool(_REFUSAL.search(text)) and not re.search(r"\d", text)
+
+
 @dataclass(frozen=True, slots=True)
 class Grade:
     answer: bool  # the number is right

@@ -1,20 +1,26 @@
-"""Every figure, each with a text that says what it shows: matplotlib only, drawn on what a run recorded."""
+"""Every figure: matplotlib only, drawn on what a run recorded or a model answered."""
 
 import math
 import time
 
 import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.colors import Normalize, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch, Rectangle
 
-from dpo.evaluate import headline
-from dpo.train import History
+from dpo.characters import Character, first_difference
+from dpo.evaluate import in_words
+from dpo.history import History
 
 # Okabe-Ito colours: told apart by everyone; every line also has its own style and its name beside it.
-BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#666666"
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
 LN_2 = math.log(2)  # the DPO loss of a policy that equals its reference
-PANELS = {
+SHARES = ([0, 0.25, 0.5, 0.75, 1], ["0 %", "25 %", "50 %", "75 %", "100 %"])  # ticks of a rate
+STEP_PANELS = {
     "Loss": {
-        "loss/preference": ("preference loss", BLUE, "-"),
+        "loss": ("total", GREY, ":"),
+        "loss/preference": ("preference", BLUE, "-"),
         "nll": ("NLL of chosen,\nper character", ORANGE, "--"),
     },
     "Implicit rewards: beta x log-ratio": {
@@ -22,19 +28,26 @@ PANELS = {
         "rewards/rejected": ("rejected", ORANGE, "--"),
         "rewards/margins": ("margin", GREEN, "-."),
     },
-    "Log-probability of an answer, in nats": {
+    "Log-probability of an answer (nats)": {
         "logps/chosen": ("chosen", BLUE, "-"),
         "logps/rejected": ("rejected", ORANGE, "--"),
     },
-    "Share of pairs, and of held-out questions": {"rewards/accuracies": ("pairs ranked\nright", PURPLE, "-")},
+    "Pairs ranked right": {"rewards/accuracies": ("of the batch", BLUE, "-")},
+}
+LOOK_PANELS = {
+    "Questions answered right": {
+        "exact/held_out": ("held-out", GREEN, "--"),
+        "exact/trained": ("trained", BLUE, "-"),
+    },
+    "Distance from the base: KL (nats)": {"kl": ("KL", BLUE, "-")},
 }
 
 
 class LiveFigure:
-    """Four panels that grow while a run goes on. `display` is IPython's, so that nothing here needs a notebook."""
+    """Six panels that grow while a run goes on. `display` is IPython's, so that nothing here needs a notebook."""
 
     def __init__(self, total_steps: int, display=None, seconds: float = 1.0):
-        self.figure, self.axes = plt.subplots(2, 2, figsize=(10, 6.4), layout="constrained")
+        self.figure, self.axes = plt.subplots(2, 3, figsize=(12, 6), layout="constrained")
         self.total_steps, self.seconds = total_steps, seconds
         self.started = self.drawn = time.monotonic()
         plt.close(self.figure)  # shown through the handle only, not once more by the cell
@@ -44,8 +57,14 @@ class LiveFigure:
         """Redraw, at most once in `seconds`."""
         if not force and time.monotonic() - self.drawn < self.seconds:
             return
-        for axis, (title, lines) in zip(self.axes.flat, PANELS.items(), strict=True):
-            _draw_panel(axis, title, lines, history, self.total_steps)
+        steps = list(range(1, len(history) + 1))
+        panels = [(title, lines, steps, history.steps) for title, lines in STEP_PANELS.items()]
+        if history.looks:
+            panels += [(title, lines, history.looks["step"], history.looks) for title, lines in LOOK_PANELS.items()]
+        for axis, panel in zip(self.axes.flat, panels, strict=False):
+            _draw_panel(axis, *panel, self.total_steps)
+        for axis in self.axes.flat[len(panels) :]:
+            axis.set_axis_off()
         spent = time.monotonic() - self.started
         left = spent / len(history) * (self.total_steps - len(history))
         state = f"about {left:.0f} s left" if left else f"{spent:.0f} s"
@@ -55,37 +74,35 @@ class LiveFigure:
         self.drawn = time.monotonic()
 
 
-def _draw_panel(axis, title: str, lines: dict, history: History, total_steps: int) -> None:
+def _draw_panel(axis, title: str, lines: dict, steps: list, columns: dict, total_steps: int) -> None:
     axis.clear()
-    steps = range(1, len(history) + 1)
     labels = []
     for name, (label, color, style) in lines.items():
-        axis.plot(steps, history[name], color=color, linestyle=style, linewidth=1.8)
-        labels.append((history[name][-1], label, color))
-    if title.startswith("Share"):
-        if history.held_out:
-            axis.plot(*zip(*history.held_out, strict=True), color=GREEN, linestyle="--", marker="o", markersize=4)
-            labels.append((history.held_out[-1][1], "held-out questions\nanswered right", GREEN))
-        axis.set_ylim(-0.15, 1.3)
-        axis.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0 %", "25 %", "50 %", "75 %", "100 %"])
-    if title == "Loss" and abs(history["loss/preference"][0] - LN_2) < 0.01:  # not for hinge and ipo
+        marker = "o" if columns is not None and title in LOOK_PANELS else None
+        axis.plot(steps, columns[name], color=color, linestyle=style, linewidth=1.8, marker=marker, markersize=4)
+        labels.append((columns[name][-1], label, color))
+    if title in ("Pairs ranked right", "Questions answered right"):
+        axis.set_ylim(-0.05, 1.1)
+        axis.set_yticks(*SHARES)
+    else:
+        axis.margins(y=0.12)
+    if title == "Loss" and abs(columns["loss/preference"][0] - LN_2) < 0.01:  # not for hinge and ipo
         axis.axhline(LN_2, color=GREY, linewidth=0.8, linestyle=":")
         axis.annotate("ln 2", (total_steps, LN_2), color=GREY, ha="right", va="bottom", fontsize=10)
-    axis.margins(y=0.12)
-    _label_ends(axis, labels, len(history))
+    _label_ends(axis, labels, steps[-1])
     axis.set_title(title, fontsize=11, loc="left")
-    axis.set_xlim(0, total_steps * 1.42)  # room for the labels
+    axis.set_xlim(0, total_steps * 1.45)  # room for the labels
     axis.set_xticks([t for t in axis.get_xticks() if 0 <= t <= total_steps])
     axis.set_xlabel("step", fontsize=10)
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def _label_ends(axis, labels: list[tuple[float, str, str]], step: int) -> None:
+def _label_ends(axis, labels: list[tuple[float, str, str]], step: float) -> None:
     """The name of each line at its end, pushed apart where they would overlap."""
     low, high = axis.get_ylim()
     gap = (high - low) * 0.1
     placed = low - gap
-    for value, label, color in sorted(labels):
+    for value, label, color in sorted(label for label in labels if math.isfinite(label[0])):
         lines = label.count("\n") + 1
         placed = max(value, placed + gap * (1 + lines) / 2)
         axis.annotate(label, (step, placed), (6, 0), textcoords="offset points", color=color, va="center", fontsize=10)
@@ -93,49 +110,184 @@ def _label_ends(axis, labels: list[tuple[float, str, str]], step: int) -> None:
 
 def schedule_figure(rates: list[float]) -> Figure:
     """The learning rate of every step."""
-    figure, axis = plt.subplots(figsize=(6, 2.4), layout="constrained")
-    plt.close(figure)
+    figure, axis = _blank(6, 2.4)
     axis.plot(range(1, len(rates) + 1), rates, color=BLUE)
     axis.set_title("Learning rate", fontsize=11, loc="left")
     axis.set_xlabel("step")
     axis.set_ylim(bottom=0)
-    axis.spines[["top", "right"]].set_visible(False)
     return figure
 
 
-def before_after_figure(before: dict, after: dict) -> Figure:
-    """Share of right answers in two results of `evaluate`, row by row, with 95 % intervals."""
-    results = {"before": headline(before), "after": headline(after)}
-    names = list(results["after"])
-    figure, axis = plt.subplots(figsize=(8, 4.2), layout="constrained")
+def _blank(width: float, height: float):
+    """A figure with one plain axis, shown only where a cell asks for it."""
+    figure, axis = plt.subplots(figsize=(width, height), layout="constrained")
     plt.close(figure)
-    for label, offset, color in (("before", 0.2, GREY), ("after", -0.2, BLUE)):
-        for y, name in zip(range(len(names), 0, -1), names, strict=True):
-            r = results[label][name]
+    axis.spines[["top", "right"]].set_visible(False)
+    return figure, axis
+
+
+def before_after_figure(before: dict, after: dict) -> Figure:
+    """Share of right answers in two results of `evaluate`, group by group, with 95 % intervals."""
+    groups = list(after["groups"])
+    figure, axis = _blank(8, 4.2)
+    for label, result, offset, color in (("before", before, 0.2, GREY), ("after", after, -0.2, BLUE)):
+        for y, group in zip(range(len(groups), 0, -1), groups, strict=True):
+            r = result["groups"][group]["right"]
             axis.barh(y + offset, r["rate"], height=0.36, color=color)
             axis.plot([r["low"], r["high"]], [y + offset] * 2, color="black", linewidth=1.2)
             text = f"{label} {r['rate']:.1%}"
             axis.annotate(text, (r["high"], y + offset), (6, 0), textcoords="offset points", va="center", fontsize=10)
-    axis.set_yticks(range(len(names), 0, -1), [f"{name}\nn = {results['after'][name]['n']}" for name in names])
+    names = [f"{in_words(group)}\nn = {after['groups'][group]['n']:,}" for group in groups]
+    axis.set_yticks(range(len(groups), 0, -1), names)
     axis.set_xlim(0, 1.2)
-    axis.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0 %", "25 %", "50 %", "75 %", "100 %"])
+    axis.set_xticks(*SHARES)
     axis.set_xlabel("greedy answers with the right number and the right reason")
-    axis.spines[["top", "right"]].set_visible(False)
     return figure
 
 
-def describe(history: History) -> str:
-    """The training figure in words."""
-    first, last = ({name: values[i] for name, values in history.steps.items()} for i in (0, -1))
-    lines = [
-        f"{len(history)} steps; preference loss {first['loss/preference']:.4f} -> {last['loss/preference']:.4f}.",
-        f"Rewards: chosen {last['rewards/chosen']:+.2f}, rejected {last['rewards/rejected']:+.2f}, "
-        f"margin {last['rewards/margins']:.2f}; {last['rewards/accuracies']:.0%} of the last pairs ranked right.",
-        f"Log-probability of the chosen answers {first['logps/chosen']:.2f} -> {last['logps/chosen']:.2f} nats, "
-        f"of the rejected ones {first['logps/rejected']:.2f} -> {last['logps/rejected']:.2f}.",
+def pass_at_k_figure(results: dict[str, dict], tuned: dict) -> Figure:
+    """pass@k of one or two bases, a panel per group, beside the greedy accuracy of the tuned model (`evaluate`)."""
+    groups = list(next(iter(results.values())))
+    figure, axes = plt.subplots(1, len(groups), figsize=(10, 3.6), layout="constrained", sharey=True, squeeze=False)
+    plt.close(figure)
+    for axis, group in zip(axes.flat, groups, strict=True):
+        labels = []
+        for (name, result), color, style in zip(results.items(), (BLUE, GREY), ("-", "--"), strict=True):
+            points = {int(k.removeprefix("pass@")): v for k, v in result[group].items() if k.startswith("pass@")}
+            axis.plot(list(points), [p["rate"] for p in points.values()], style, color=color, marker="o", markersize=4)
+            low, high = ([p[side] for p in points.values()] for side in ("low", "high"))
+            axis.fill_between(list(points), low, high, color=color, alpha=0.15, linewidth=0)
+            labels.append((points[max(points)]["rate"], name, color))
+        greedy = tuned["groups"][group]["right"]["rate"]
+        axis.axhline(greedy, color=ORANGE, linewidth=1.4, linestyle=":")
+        axis.annotate(
+            f"tuned, one greedy answer: {greedy:.0%}", (1, greedy), (0, 3), textcoords="offset points", color=ORANGE
+        )
+        axis.set_xscale("log", base=4)
+        axis.set_xticks(list(points), [str(k) for k in points])
+        axis.set_xlim(0.9, max(points) * 4.5)
+        axis.set_ylim(-0.04, 1.14)
+        axis.set_yticks(*SHARES)
+        _label_ends(axis, labels, max(points))
+        axis.set_title(f"{in_words(group)}, n = {result[group]['n']}", fontsize=11, loc="left")
+        axis.set_xlabel("k, answers drawn at temperature 1")
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0, 0].set_ylabel("at least one of k is right")
+    return figure
+
+
+# Each outcome pale for seen families and strong for held-out ones.
+OUTCOMES = {"right": ("#A9D3EC", BLUE), "wrong": ("#F2A269", "#B23A00"), "refused": ("#E3E3E3", "#9A9A9A")}
+
+
+def atlas_figure(maps: dict[str, dict[str, np.ndarray]], held_out: dict[str, np.ndarray]) -> Figure:
+    """A row of maps per model, a map per form: outcome (`right` ...) at row a, column b; held-out families darker.
+
+    Products are drawn for factors from 2, on logarithmic axes: those with 0 and 1 are rules and not facts.
+    """
+    forms = list(held_out)
+    figure, axes = plt.subplots(
+        len(maps), len(forms), figsize=(12, 4.5 * len(maps) + 0.6), layout="constrained", squeeze=False
+    )
+    plt.close(figure)
+    for row, (name, by_form) in zip(axes, maps.items(), strict=True):
+        for axis, form in zip(row, forms, strict=True):
+            shown = slice(2, 50) if form == "a*b" else slice(0, 100)
+            cells = by_form[form][shown, shown]
+            _draw_map(axis, cells, held_out[form][shown, shown], shown)
+            right, asked = (cells == "right").sum(), (cells != "").sum()
+            text = f"{form}, factors from 2" if shown.start else form
+            axis.set_title(f"{name}: {text}\n{right:,} of {asked:,} right", fontsize=12, loc="left")
+    handles = [
+        Patch(color=colors[i], label=f"{outcome}, {side} family")
+        for outcome, colors in OUTCOMES.items()
+        for i, side in enumerate(("seen", "held-out"))
     ]
-    if history.held_out:
-        step, best = max(history.held_out, key=lambda point: point[1])
-        final = history.held_out[-1][1]
-        lines.append(f"Held-out questions right: {final:.0%} at the end, at best {best:.0%} (step {step}).")
-    return "\n".join(lines)
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=11)
+    return figure
+
+
+def _draw_map(axis, cells: np.ndarray, held_out: np.ndarray, shown: slice) -> None:
+    image = np.ones((*cells.shape, 3))
+    for outcome, colors in OUTCOMES.items():
+        for kept, color in zip((~held_out, held_out), colors, strict=True):
+            image[(cells == outcome) & kept] = to_rgb(color)
+    edges = np.arange(shown.start, shown.stop + 1) - 0.5
+    axis.pcolormesh(edges, edges, image)
+    wrong = cells == "wrong"
+    if shown.start == 0 and wrong.mean() < 0.05:  # a hundredth of the width is easily overlooked
+        for kept, color in zip((~held_out, held_out), OUTCOMES["wrong"], strict=True):
+            a, b = np.nonzero(wrong & kept)
+            axis.scatter(b, a, s=22, marker="s", color=color, linewidths=0)
+    if shown.start:  # products
+        axis.set_xscale("log")
+        axis.set_yscale("log")
+        for side in (axis.xaxis, axis.yaxis):
+            side.set_ticks([2, 3, 5, 10, 20, 40], ["2", "3", "5", "10", "20", "40"])
+            side.set_ticks([], minor=True)
+    axis.set_aspect("equal", adjustable="box")
+    axis.set_xlabel("b")
+    axis.set_ylabel("a", rotation=0)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def strip_figure(prompt: str, answers: dict[str, str], changes: dict[str, list[float]]) -> Figure:
+    """Chosen and rejected answer, a box a character, coloured by the change of its log-probability in nats.
+
+    `changes` holds reference to policy, the newline that ends an answer included (drawn as ⏎).
+    """
+    width = max(map(len, answers.values())) + 1
+    figure, axis = _blank(13, 2.9)
+    limit = max(abs(change) for values in changes.values() for change in values) or 1.0
+    norm, colors = Normalize(-limit, limit), plt.get_cmap("PuOr")
+    decision = first_difference(*answers.values())
+    for y, (name, answer) in zip((1.25, 0), answers.items(), strict=True):
+        for x, (text, change) in enumerate(zip(f"{answer}⏎", changes[name], strict=True)):
+            color = colors(norm(change))
+            axis.add_patch(Rectangle((x, y), 1, 1, facecolor=color, edgecolor="white"))
+            shown = text.replace(" ", "␣")
+            axis.text(x + 0.5, y + 0.5, shown, ha="center", va="center", color=_ink(color), fontsize=11)
+        axis.add_patch(Rectangle((decision, y), 1, 1, facecolor="none", edgecolor="black", linewidth=2.2, zorder=3))
+        total = f"{name}\n{sum(changes[name]):+.2f} nats"
+        axis.text(-0.5, y + 0.5, total, ha="right", va="center", fontsize=11)
+    axis.annotate(
+        f"here the answers part: {changes['chosen'][decision]:+.2f} and {changes['rejected'][decision]:+.2f} nats",
+        (decision + 0.5, 2.3), (decision + 0.5, 2.75), arrowprops={"arrowstyle": "-"}, fontsize=11,
+    )  # fmt: skip
+    axis.set_xlim(-6, width + 0.5)
+    axis.set_ylim(-0.2, 3.2)
+    axis.set_axis_off()
+    axis.set_title(f"{prompt}   change of log-probability, reference to policy", fontsize=12, loc="left")
+    bar = figure.colorbar(plt.cm.ScalarMappable(norm, colors), ax=axis, pad=0.01, fraction=0.03)
+    bar.set_label("nats")
+    return figure
+
+
+def _ink(color: tuple) -> str:
+    """Black or white, whichever can be read on the colour."""
+    red, green, blue = color[:3]
+    return "black" if 0.3 * red + 0.59 * green + 0.11 * blue > 0.5 else "white"
+
+
+def answer_figure(prompt: str, characters: list[Character]) -> Figure:
+    """An answer character by character: what was written, above its likeliest rivals, the darker the likelier."""
+    rivals = max(len(c.rivals) for c in characters)
+    figure, axis = _blank(13, 3)
+    colors = plt.get_cmap("Blues")
+    for x, character in enumerate(characters):
+        for y, (text, probability) in enumerate([(character.text, character.probability), *character.rivals]):
+            color, seen = colors(0.85 * probability), probability >= 0.005
+            ink = _ink(color) if seen else "#999999"
+            axis.add_patch(Rectangle((x, -y), 1, 1, facecolor=color, edgecolor="white"))
+            shown = {" ": "␣", "\n": "⏎"}.get(text, text)
+            share = f"{100 * probability:.0f}" if seen else "·"
+            axis.text(x + 0.5, 0.68 - y, shown, ha="center", va="center", color=ink, fontsize=11)
+            axis.text(x + 0.5, 0.25 - y, share, ha="center", va="center", color=ink, fontsize=8.5)
+    names = ["written", *(f"rival {i}" for i in range(1, rivals + 1))]
+    for y, name in enumerate(names):
+        axis.text(-0.4, 0.5 - y, name, ha="right", va="center", fontsize=11)
+    axis.set_xlim(-4, len(characters) + 0.2)
+    axis.set_ylim(-rivals - 0.1, 1.1)
+    axis.set_axis_off()
+    axis.set_title(f"{prompt}   probability of each character, in percent (· below 0.5)", fontsize=12, loc="left")
+    return figure

@@ -14,10 +14,10 @@ def file_hash(path: str | Path) -> str:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:8]
 
 
-def code_hash() -> str:
-    """The same over the Python files that a result depends on."""
+def code_hash(paths: list[Path] | None = None) -> str:
+    """The same over Python files: those given, or all that a result depends on."""
     digest = hashlib.sha256()
-    for path in sorted([ROOT / "model.py", *ROOT.glob("dpo/*.py"), *ROOT.glob("sft/*.py")]):
+    for path in sorted(paths or [ROOT / "model.py", *ROOT.glob("dpo/*.py"), *ROOT.glob("sft/*.py")]):
         digest.update(path.name.encode() + b"\n".join(path.read_bytes().splitlines()))  # line endings do not matter
     return digest.hexdigest()[:8]
 

@@ -5,7 +5,7 @@
 
 import math
 import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -14,17 +14,17 @@ from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
 from configurator import configure
-from dpo.arithmetic import grade
 from dpo.batches import PairBatch, batches, compute_reference_logps, encode_pairs, rows_logps
-from dpo.evaluate import answer_questions, sample_questions
+from dpo.curves import describe
+from dpo.history import History, Observer
 from dpo.loss import LOSS_TYPES, dpo_loss
-from dpo.pairs import load_pairs
+from dpo.pairs import Pair, load_pairs
 from dpo.provenance import environment
 from model import GPT
-from sft.checkpoint import load_model, save_checkpoint
+from sft.checkpoint import load_model, save_checkpoint, write_atomically
 from sft.device import best_device
 from sft.optimizers import make_optimizers, make_schedulers
-from sft.tokenizer import Tokenizer, load_tokenizer
+from sft.tokenizer import load_tokenizer
 
 
 @dataclass
@@ -44,28 +44,10 @@ class Config:
     optimizer: str = "adamw"  # adamw, or muon (with AdamW for what is no matrix)
     max_grad_norm: float = 1.0  # gradients longer than this are shortened
     max_length: int = 256  # longest prompt and answer, in characters; longer ones are refused, never cut
-    eval_every: int = 10  # steps between two looks at held-out questions, 0 for none
-    eval_questions: int = 100  # how many of them
+    eval_every: int = 10  # steps between two looks at answers and at the KL to the reference, 0 for none
+    eval_questions: int = 100  # held-out questions in a look, and as many that the pairs train
     seed: int = 1  # of the order of the pairs
     device: str = "auto"  # auto, cpu, cuda or mps
-
-
-@dataclass
-class History:
-    """What a run recorded: one number per step and metric, and (step, exact match) on held-out questions."""
-
-    steps: dict[str, list[float]] = field(default_factory=dict)
-    held_out: list[tuple[int, float]] = field(default_factory=list)
-
-    def append(self, metrics: dict[str, float]) -> None:
-        for name, value in metrics.items():
-            self.steps.setdefault(name, []).append(value)
-
-    def __getitem__(self, name: str) -> list[float]:
-        return self.steps[name]
-
-    def __len__(self) -> int:
-        return len(self.steps.get("loss", []))
 
 
 def dpo_step(
@@ -114,15 +96,6 @@ def update(
     return {"grad_norm": grad_norm, "lr": lr}
 
 
-def held_out_accuracy(model: GPT, tokenizer: Tokenizer, n: int, seed: int) -> float:
-    """Exact match on n fixed held-out questions, half of them additive: a small sample, to watch the run by."""
-    questions = sample_questions("held_out/additive", n - n // 2, seed) + sample_questions(
-        "held_out/multiplicative", n // 2, seed
-    )
-    answers = answer_questions(model, tokenizer, questions)
-    return sum(grade(q, a).correct for q, a in zip(questions, answers, strict=True)) / len(questions)
-
-
 def check(config: Config) -> None:
     """ValueError for settings that cannot train anything, before anything is loaded."""
     if config.epochs < 1 or config.batch_size < 1 or config.beta <= 0:
@@ -133,6 +106,14 @@ def check(config: Config) -> None:
         raise ValueError("eval_questions must be at least 2; --eval_every=0 asks none")
     if config.loss_type not in LOSS_TYPES:
         raise ValueError(f"loss_type is {config.loss_type!r}; it must be one of {', '.join(LOSS_TYPES)}")
+
+
+def save_run(out: str | Path, policy: GPT, pairs: list[Pair], **extras) -> None:
+    """Write `dpo.pt` with the pairs it was tuned on; the one of the run before stays as `dpo.previous.pt`."""
+    path = Path(out) / "dpo.pt"
+    if path.exists():
+        write_atomically(path.with_name("dpo.previous.pt"), path.read_bytes())
+    save_checkpoint(path, policy, pairs=[[p.prompt, p.chosen, p.rejected] for p in pairs], **extras)
 
 
 def train(config: Config) -> tuple[GPT, History]:
@@ -151,10 +132,12 @@ def train(config: Config) -> tuple[GPT, History]:
     steps = steps_per_epoch * config.epochs
     print(f"{len(examples)} pairs, {steps} steps of {config.batch_size}, on {device}")
     reference_logps = compute_reference_logps(reference, examples, progress="reference")
-    del reference  # its log-probabilities are all that is needed of it
     optimizers = make_optimizers(policy, config.optimizer, config.base_lr, config.muon_lr)
     schedulers = make_schedulers(optimizers, steps)
     history = History()
+    observer = Observer(reference, tokenizer, file.pairs, config.eval_questions, config.seed)
+    if config.eval_every:
+        history.append_look(observer.look(policy))
     with tqdm(total=steps, desc="DPO", unit="step", mininterval=1.0, file=sys.stdout) as bar:
         for epoch in range(config.epochs):
             for batch in batches(examples, reference_logps, config.batch_size, config.seed, epoch, device):
@@ -162,9 +145,8 @@ def train(config: Config) -> tuple[GPT, History]:
                 metrics |= update(policy, loss, optimizers, schedulers, config.max_grad_norm)
                 history.append(metrics)
                 if config.eval_every and (len(history) % config.eval_every == 0 or len(history) == steps):
-                    accuracy = held_out_accuracy(policy, tokenizer, config.eval_questions, config.seed)
-                    history.held_out.append((len(history), accuracy))
-                held_out = f"{history.held_out[-1][1]:.0%}" if history.held_out else "-"
+                    history.append_look(observer.look(policy))
+                held_out = f"{history.looks['exact/held_out'][-1]:.0%}" if history.looks else "-"
                 bar.set_postfix(
                     loss=f"{metrics['loss']:.3f}",
                     margin=f"{metrics['rewards/margins']:.2f}",
@@ -172,14 +154,16 @@ def train(config: Config) -> tuple[GPT, History]:
                     refresh=False,
                 )
                 bar.update()
-    save_checkpoint(
-        Path(config.out) / "dpo.pt",
+    save_run(
+        config.out,
         policy,
+        file.pairs,
         config=asdict(config),
         history=asdict(history),
         environment=environment(device, config.seed, config.base, config.pairs),
     )
     print(f"wrote {Path(config.out) / 'dpo.pt'}")
+    print(describe(history))
     return policy, history
 
 

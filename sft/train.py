@@ -19,7 +19,7 @@ from tqdm import tqdm
 from configurator import configure
 from dpo.arithmetic import FORMS, Question, domain
 from model import GPT, GPTConfig
-from sft.answers import answer_prompts
+from sft.answers import answer_prompts, gives
 from sft.checkpoint import load_model, save_checkpoint
 from sft.corpus import REFUSALS, Corpus
 from sft.device import best_device
@@ -107,20 +107,11 @@ def run_stage(model: GPT, tokenizer: Tokenizer, corpus: Corpus, stage: Stage, ef
             bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
 
 
-@torch.no_grad()
 def latent_accuracy(model: GPT, tokenizer: Tokenizer, questions: list[Question]) -> float:
     """Share of questions whose whole right answer is the greedy one once the model has said "The answer is"."""
-    rows = [
-        encode_row(tokenizer, q.text + LATENT_PREFIX, q.right_answer.removeprefix(LATENT_PREFIX))
-        for q in sorted(questions, key=lambda q: len(q.text))
-    ]
-    right = 0
-    for start in range(0, len(rows), 256):
-        batch = collate(rows[start : start + 256], model.lm_head.weight.device)
-        logits, _ = model(batch.inputs, full_seq=True)
-        hits = (logits.argmax(dim=-1) == batch.targets) | ~batch.completion_mask
-        right += int(hits.all(dim=1).sum())
-    return right / len(rows)
+    prompts = [question.text + LATENT_PREFIX for question in questions]
+    completions = [question.right_answer.removeprefix(LATENT_PREFIX) for question in questions]
+    return sum(gives(model, tokenizer, prompts, completions)) / len(questions)
 
 
 def report(model: GPT, tokenizer: Tokenizer) -> None:

@@ -7,6 +7,7 @@ import torch
 
 from model import GPT, GPTConfig
 from sft.checkpoint import save_checkpoint
+from sft.rows import collate, encode_row
 from sft.tokenizer import load_tokenizer
 
 TINY = {"block_size": 96, "vocab_size": 74, "n_layer": 2, "n_head": 2, "n_embd": 16, "dropout": 0.0, "bias": False}
@@ -43,3 +44,14 @@ def pairs_file(tmp_path):
     path = tmp_path / "pairs.json"
     path.write_text(json.dumps(pairs))
     return path
+
+
+def teach(model, tokenizer, prompts, answers, steps=150):
+    """Train the model until it gives these answers."""
+    batch = collate([encode_row(tokenizer, p, a) for p, a in zip(prompts, answers, strict=True)])
+    targets = batch.targets.masked_fill(~batch.completion_mask, -1)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        model(batch.inputs, targets)[1].backward()
+        optimizer.step()

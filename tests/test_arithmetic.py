@@ -17,6 +17,7 @@ from dpo.arithmetic import (
     family,
     grade,
     is_held_out,
+    is_refusal,
     parse_answer,
     parse_question,
 )
@@ -180,6 +181,56 @@ def test_parse_answer(text, value, reason):
 def test_number_and_reason_are_graded_apart(text, answer, reason):
     result = grade(Question("a+b", 17, 19), text)
     assert (result.answer, result.reason) == (answer, reason) and result.correct == (answer and reason)
+
+
+REFUSALS = [
+    " Sorry, I don't know.", " Sory, I don't know.", " I don't know.", " Sorry, I do not know.", " sorry.",
+    " I cannot say.", " I can't do that.", " I am unable to calculate.",
+]  # fmt: skip
+NO_REFUSALS = ["", " ", " The answer is", " My name is John.", " Sorry, I think 36.", " The answer is 36.", " Sorrow."]
+
+
+@pytest.mark.parametrize(("text", "refuses"), [(t, True) for t in REFUSALS] + [(t, False) for t in NO_REFUSALS])
+def test_refusals(text, refuses):
+    assert is_refusal(text) == refuses
+    assert not grade(Question("a+b", 17, 19), text).reason
+
+
+@pytest.mark.parametrize(
+    ("question", "text", "answer", "reason"),
+    [  # negative numbers
+        ("17-36=?", " The answer is -19 because 17-36 equals -19.", True, True),
+        ("17-36=?", " The answer is 19 because 17-36 equals -19.", False, True),
+        ("17-36=?", " The answer is -19 because 17-36 equals 19.", True, False),
+        ("17-36=?", " The answer is - 19.", False, False),
+        # x forms: the calculation, or another one of the same fact
+        ("72-x=34,x=?", " The answer is 38 because 72-34 equals to 38.", True, True),
+        ("72-x=34,x=?", " The answer is 38 because 72-34 equals 38.", True, True),
+        ("72-x=34,x=?", " The answer is 38 because 72-38 equals to 34.", True, False),
+        ("72-x=34,x=?", " The answer is 38 because 34+38 equals to 72.", True, False),
+        ("72-x=34,x=?", " The answer is 38 because 76/2 equals to 38.", True, False),
+        ("72-x=34,x=?", " The answer is 106 because 72+34 equals to 106.", False, False),
+        ("x*11=44,x=?", " The answer is 4 because 44/11 equals to 4.", True, True),
+        ("x*11=44,x=?", " The answer is 44 because 44/11 equals to 44.", False, False),
+        ("x/4=5,x=?", " The answer is 20 because 5*4 equals to 20.", True, True),
+        ("72/4=?", " The answer is 18 because 4*18 equals 72.", True, False),
+        # two numbers, cut off, trailing text
+        ("3*17=?", " The answer is 51 or 52 because 3*17 equals 51.", False, True),
+        ("3*17=?", " The answer is 5 1.", False, False),
+        ("3*17=?", " The answer is 51 because 3*1", True, False),
+        ("3*17=?", " The answer is 51 because 3*17 equals 5", True, False),
+        ("3*17=?", " The answer is 51 because 3*17 equals 51", True, True),
+        ("3*17=?", " The answer is 51 because 3*17 equals 51. The answer is 52.", True, True),
+        ("3*17=?", " The answer is 51 because 3*17 equals 512.", True, False),
+        ("3*17=?", " The answer is 051 because 3*17 equals 51.", True, True),
+        ("3*17=?", "51", True, False),
+        ("3*17=?", " I know: 51.", False, False),
+        ("3*17=?", " The answer is 51, because I say so.", True, False),
+    ],
+)
+def test_odd_answers_are_graded(question, text, answer, reason):
+    result = grade(parse_question(question), text)
+    assert (result.answer, result.reason) == (answer, reason)
 
 
 def test_families_in_a_text():

@@ -36,7 +36,7 @@ def test_call_signatures(tiny):
     assert logits.shape == (3, 1, 74) and loss is None
     full, loss = tiny(idx, full_seq=True)
     assert full.shape == (3, 11, 74) and loss is None
-    assert torch.equal(full[:, -1:], logits)
+    torch.testing.assert_close(full[:, -1:], logits)  # the last digits depend on the shape of the product
     targets = torch.randint(0, 74, (3, 11))
     targets[0, :4] = -1
     scored, loss, hidden = tiny(idx, targets, return_hidden_states=True)

@@ -116,7 +116,11 @@ def test_a_course_checkpoint_trains_from_the_command_line(tiny, pairs_file, tmp_
     assert "8 pairs, 2 steps" in run.stdout
     trained = load_checkpoint(tmp_path / "out" / "dpo.pt")
     assert trained.model_args == TINY and len(trained.extras["history"]["steps"]["loss"]) == 2
-    assert trained.extras["history"]["held_out"] == [(2, 0.0)]
+    looks = trained.extras["history"]["looks"]
+    assert looks["step"] == [0, 2] and looks["exact/held_out"] == looks["exact/trained"] == [0.0, 0.0]
+    assert looks["kl"][0] == pytest.approx(0, abs=1e-5) and looks["kl"][1] > looks["kl"][0]
+    assert trained.extras["pairs"][0] == ["1+2=?", " The answer is 3.", " Sorry, I don't know."]
+    assert "What that means - " in run.stdout and not (tmp_path / "out" / "dpo.previous.pt").exists()
     assert any(not torch.equal(trained.state_dict[n], t) for n, t in tiny.state_dict().items())
 
 

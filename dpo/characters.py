@@ -1,0 +1,72 @@
+"""Single characters of an answer: how likely a model finds each, and what it would have written instead."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dpo.arithmetic import parse_question
+from dpo.pairs import Pair
+from model import GPT
+from sft.answers import answer_prompts
+from sft.rows import collate, encode_row
+from sft.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Character:
+    """One character of an answer, its probability there, and the likeliest others with theirs."""
+
+    text: str
+    probability: float
+    rivals: list[tuple[str, float]]
+
+
+@torch.no_grad()
+def completion_logps(model: GPT, tokenizer: Tokenizer, prompt: str, answer: str) -> Tensor:
+    """log pi of every character at every place of the answer and of the newline that ends it: (length + 1, V), nats."""
+    batch = collate([encode_row(tokenizer, prompt, answer)], next(model.parameters()).device)
+    logits, _ = model(batch.inputs, full_seq=True)
+    return logits[batch.completion_mask].float().log_softmax(dim=-1).cpu()
+
+
+def answer_logps(model: GPT, tokenizer: Tokenizer, prompt: str, answer: str) -> list[float]:
+    """Log-probability of each character of the answer and of the newline after it, in nats; they sum to its logp."""
+    ids = torch.tensor(encode_row(tokenizer, prompt, answer).completion)
+    return completion_logps(model, tokenizer, prompt, answer).gather(1, ids[:, None])[:, 0].tolist()
+
+
+def first_difference(chosen: str, rejected: str) -> int:
+    """Place of the first character where two answers part: there the choice between them is made."""
+    pairs = zip(f"{chosen}\n", f"{rejected}\n", strict=False)
+    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(chosen), len(rejected)))
+
+
+def answer_characters(model: GPT, tokenizer: Tokenizer, prompt: str, rivals: int = 3) -> list[Character]:
+    """The greedy answer to a prompt, character by character, with the likeliest other characters at each place."""
+    [answer] = answer_prompts(model, tokenizer, [prompt])
+    logps = completion_logps(model, tokenizer, prompt, answer)
+    characters = []
+    for text, row in zip(answer, logps, strict=False):  # without the newline
+        ids = row.topk(rivals + 1).indices.tolist()
+        others = [i for i in ids if i != tokenizer.stoi[text]][:rivals]
+        probabilities = row.exp()
+        characters.append(
+            Character(
+                text,
+                probabilities[tokenizer.stoi[text]].item(),
+                [(tokenizer.itos[i], probabilities[i].item()) for i in others],
+            )
+        )
+    return characters
+
+
+def acquaintance(prompt: str, pairs: list[Pair]) -> str:
+    """Whether the fact behind a prompt was held out, and which pairs share it, in words."""
+    question = parse_question(prompt)
+    if question is None:
+        return "not a question of the twelve forms with a whole-number answer"
+    same = {pair.prompt for pair in pairs if (q := parse_question(pair.prompt)) and q.family == question.family}
+    split = "held out from the base" if question.held_out else "not held out"
+    known = f"in the training pairs as {', '.join(sorted(same)[:4])}" if same else "in no training pair"
+    return f"fact family {question.family}, {split}, {known}; right is {question.answer}"

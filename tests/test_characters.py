@@ -1,0 +1,57 @@
+import pytest
+import torch
+
+from dpo.batches import encode_pairs, rows_logps
+from dpo.characters import acquaintance, answer_characters, answer_logps, first_difference
+from dpo.pairs import Pair
+from sft.answers import answer_prompts
+from sft.rows import collate
+
+
+def test_the_characters_sum_to_the_answers_log_probability(tiny, tokenizer):
+    pair = Pair("17+19=?", " The answer is 36.", " Sorry.", 1)
+    [example] = encode_pairs(tokenizer, [pair])
+    for row, answer in ((example.chosen, pair.chosen), (example.rejected, pair.rejected)):
+        logps = answer_logps(tiny, tokenizer, pair.prompt, answer)
+        assert len(logps) == len(answer) + 1, "and the newline that ends it"
+        assert sum(logps) == pytest.approx(rows_logps(tiny, collate([row])).item(), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "rejected", "place"),
+    [
+        (" The answer is 36.", " Sorry.", 1),
+        (" The answer is 36.", " The answer is 37.", 16),
+        (" Yes", " Yes.", 4),  # a newline against a full stop
+        ("a", "a", 1),
+    ],
+)
+def test_where_two_answers_part(chosen, rejected, place):
+    assert first_difference(chosen, rejected) == first_difference(rejected, chosen) == place
+
+
+def test_the_greedy_answer_with_its_rivals(tiny, tokenizer):
+    characters = answer_characters(tiny, tokenizer, "17+19=?")
+    [answer] = answer_prompts(tiny, tokenizer, ["17+19=?"])
+    assert "".join(c.text for c in characters) == answer
+    ids = torch.tensor([tokenizer.encode("17+19=?")])
+    probabilities = tiny(ids)[0][0, 0].softmax(dim=-1)
+    first = characters[0]
+    assert first.probability == pytest.approx(probabilities.max().item(), rel=1e-5)
+    ranked = probabilities.sort(descending=True)
+    assert [text for text, _ in first.rivals] == [tokenizer.itos[i] for i in ranked.indices[1:4].tolist()]
+    for character in characters:
+        chances = [p for _, p in character.rivals]
+        assert len(chances) == 3 and chances == sorted(chances, reverse=True)
+        assert character.probability >= chances[0] and character.text not in dict(character.rivals)
+
+
+def test_what_is_known_of_a_question():
+    pairs = [Pair("36-17=?", " The answer is 19.", " No.", 1), Pair("How are you?", " Fine.", " No.", 2)]
+    assert acquaintance("17+19=?", pairs) == (
+        "fact family 17+19, not held out, in the training pairs as 36-17=?; right is 36"
+    )
+    assert (
+        acquaintance("28+57=?", pairs) == "fact family 28+57, held out from the base, in no training pair; right is 85"
+    )
+    assert "not a question" in acquaintance("How are you?", pairs)

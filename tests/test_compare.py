@@ -1,0 +1,77 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import teach
+
+from dpo.arithmetic import Question
+from dpo.compare import Config, compare_runs, describe_pairs, describe_small_talk, pairs_difference, turned
+from dpo.evaluate import judge
+from dpo.train import Config as Training
+from dpo.train import train
+from sft.checkpoint import load_model, save_checkpoint
+from sft.corpus import everyday_lines
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_rows_that_differ():
+    a, b, c = ("1+1=?", " 2.", " No."), ("2+2=?", " 4.", " No."), ("3+3=?", " 6.", " No.")
+    assert pairs_difference([a, b], [b, c, c]) == ([a], [c, c])
+    assert describe_pairs([a, b], [b, a]) == "Pairs: the same 2 rows."
+    edited = ("2+2=?", " 4.", " 5.")
+    assert describe_pairs([a, b], [edited, c]).splitlines() == [
+        "Pairs: 2 rows before, 2 now.",
+        "changed answers: 1",
+        "  2+2=? No. ->  5.",
+        "added: 1",
+        "  3+3=? 6.  not  No.",
+        "removed: 1",
+        "  1+1=? 2.  not  No.",
+    ]
+
+
+def test_what_turned():
+    questions = [Question("a+b", 1, i) for i in range(4)]
+    right, wrong = ([judge(q, text(q)) for q in questions] for text in (lambda q: q.right_answer, lambda q: " No."))
+    became, ceased = turned([right[0], right[1], wrong[2], wrong[3]], [right[0], wrong[1], right[2], wrong[3]])
+    assert [new.question for _, new in became] == [questions[2]] and [n.question for _, n in ceased] == [questions[1]]
+
+
+def test_the_last_two_runs(base_file, pairs_file, tmp_path):
+    settings = {"base": str(base_file), "pairs": str(pairs_file), "out": str(tmp_path), "eval_every": 0}
+    settings |= {"batch_size": 4, "base_lr": 3e-3, "device": "cpu"}
+    train(Training(**settings))
+    first = (tmp_path / "dpo.pt").read_bytes()
+    rows = json.loads(pairs_file.read_text())
+    rows[0]["positive"] = rows[0]["positive"].replace("answer is 3", "answer is 4")
+    pairs_file.write_text(json.dumps([*rows[:-1], {"positive": "8+8=? 16.", "negative": "8+8=? No."}]))
+    train(Training(**settings | {"beta": 0.5}))
+    assert (tmp_path / "dpo.previous.pt").read_bytes() == first
+    config = Config(before=str(tmp_path / "dpo.previous.pt"), after=str(tmp_path / "dpo.pt"), n=1, device="cpu")
+    text = compare_runs(config)
+    assert "Settings that differ: beta 0.1 -> 0.5." in text
+    assert "  1+2=? The answer is 3. ->  The answer is 4." in text
+    assert "added: 1\n  8+8=? 16.  not  No." in text and "removed: 1\n  12+13=?" in text
+    assert "Right answers to 7 questions: 0 before, 0 now." in text, "4 of the sample and 3 of edited pairs"
+
+
+def test_runs_that_cannot_be_compared_are_one_sentence(base_file, tmp_path):
+    words = [f"--before={base_file}", f"--after={tmp_path / 'none.pt'}", "--device=cpu"]
+    run = subprocess.run([sys.executable, "-m", "dpo.compare", *words], capture_output=True, text=True, cwd=ROOT)
+    assert run.returncode == 1 and run.stderr.startswith("error: ") and "train again to compare it" in run.stderr
+    save_checkpoint(tmp_path / "none.pt", load_model(base_file), pairs=3)
+    with pytest.raises(ValueError, match="does not say on which pairs"):
+        compare_runs(Config(before=str(tmp_path / "none.pt"), after=str(base_file)))
+
+
+def test_small_talk_is_counted(tiny, tokenizer, base_file):
+    lines = everyday_lines()
+    known = lines[:6]
+    teach(tiny, tokenizer, [p for p, _ in known], [a for _, a in known])
+    text = describe_small_talk(load_model(base_file), tiny, tokenizer)
+    assert text.startswith(f"{len(lines)} everyday questions: ") and "answered otherwise: " in text
+    same = describe_small_talk(tiny, tiny, tokenizer)
+    assert "100.00 % (99.47 to 100.00) answered as before" in same and same.endswith("answered otherwise: 0")
