@@ -3,13 +3,12 @@
 The blank base is made first if it is not there (some minutes). Prints a table and writes runs/two_bases.json.
 """
 
-import json
 import platform
 from pathlib import Path
 
 import torch
 
-from dpo.evaluate import evaluate, headline
+from dpo.evaluate import answer_questions, evaluate, in_words, markdown, percent, sample_domain, write_json
 from dpo.train import Config, train
 from sft import train as base_training
 from sft.tokenizer import load_tokenizer
@@ -26,29 +25,33 @@ RUNS = {
 }
 
 
-def markdown(results: dict[str, dict]) -> str:
-    """The table of the README."""
-    rows = [["run", "last preference loss", *headline(next(iter(results.values())))]]
-    rows.append(["---"] * len(rows[0]))
+def make_blank() -> None:
+    """Make the blank base, unless it is there."""
+    if not BLANK.exists():
+        base_training.make_base(base_training.Config(out=str(BLANK), arithmetic="none"))
+
+
+def runs_table(results: dict[str, dict]) -> str:
+    """The table of the README: right answers of every run."""
+    groups = list(next(iter(results.values()))["groups"])
+    rows = [["run", "last preference loss", *map(in_words, groups)]]
     for name, result in results.items():
-        rates = (f"{r['rate']:.1%} ({r['low']:.1%} to {r['high']:.1%})" for r in headline(result).values())
-        rows.append([name, f"{result['loss']:.3f}", *rates])
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+        rows.append([name, f"{result['loss']:.3f}", *(percent(result["groups"][g]["right"]) for g in groups)])
+    return markdown(rows)
 
 
 def main() -> None:
-    if not BLANK.exists():
-        base_training.make_base(base_training.Config(out=str(BLANK), arithmetic="none"))
-    tokenizer, results = load_tokenizer(), {}
+    make_blank()
+    tokenizer, results, questions = load_tokenizer(), {}, sample_domain(1200, seed=1)
     for name, settings in RUNS.items():
         print(f"\n{name}: {settings}")
         policy, history = train(Config(out=f"runs/{name.replace(' ', '_').replace(',', '')}", eval_every=0, **settings))
-        result = evaluate(policy.eval(), tokenizer, n=1200)
+        result = evaluate(answer_questions(policy.eval(), tokenizer, questions))
         results[name] = {"settings": settings, "loss": history["loss/preference"][-1], **result}
     print(
-        f"\ntorch {torch.__version__}, {platform.machine()}, {torch.get_num_threads()} threads\n\n{markdown(results)}"
+        f"\ntorch {torch.__version__}, {platform.machine()}, {torch.get_num_threads()} threads\n\n{runs_table(results)}"
     )
-    Path("runs/two_bases.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    write_json("runs/two_bases.json", results)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ runs/answers/, so that a second call takes seconds.
 """
 
 import json
+import random
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -59,6 +60,12 @@ def ask_everything(checkpoint: str, folder: str, device: str = "auto", progress:
     replies = answer_questions(model, tokenizer, questions, progress)
     write_atomically(path, json.dumps({r.question.text: r.text for r in replies}, indent=0).encode())
     return replies
+
+
+def sample_maps(n: int, seed: int) -> list[Question]:
+    """At most n questions of every form that is drawn."""
+    rng = random.Random(seed)
+    return [question for form in MAPS for question in rng.sample(domain(form), min(n, len(domain(form))))]
 
 
 def outcome_map(replies: list[Reply], form: str) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Single characters of an answer: how likely a model finds each, and what it would have written instead."""
+"""The single characters of an answer: how likely a model finds each, and what it might have written instead."""
 
 from dataclasses import dataclass
 
@@ -59,6 +59,15 @@ def answer_characters(model: GPT, tokenizer: Tokenizer, prompt: str, rivals: int
             )
         )
     return characters
+
+
+def least_sure(characters: list[Character], count: int = 3) -> str:
+    """The characters that the model was least sure of, with their rivals, in words."""
+    lines = []
+    for character in sorted(characters, key=lambda c: c.probability)[:count]:
+        rivals = ", ".join(f"{text!r} {probability:.1%}" for text, probability in character.rivals)
+        lines.append(f"{character.text!r} {character.probability:.1%} (rivals {rivals})")
+    return "least sure of " + "; ".join(lines)
 
 
 def acquaintance(prompt: str, pairs: list[Pair]) -> str:

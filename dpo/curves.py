@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from dpo.history import History
 
 SMOOTH = 5  # steps averaged at the beginning and at the end of a curve
-MOVED = 0.02  # a margin or reward above this has really moved
+MOVED = 0.02  # a loss or reward that differs by more than this has really moved
+STUCK = 0.01  # a margin below this has not
 GAIN = 0.05  # of exact match: a gain above this is one
 
 
@@ -58,7 +59,7 @@ def _learning_rate_zero(history: History) -> Reading | None:
 
 
 def _stuck(history: History) -> Reading | None:
-    if max(history["lr"]) == 0 or abs(_end(history, "rewards/margins")) > MOVED or _diverging(history):
+    if max(history["lr"]) == 0 or abs(_end(history, "rewards/margins")) > STUCK or _diverging(history):
         return None
     return Reading(
         "stuck",

@@ -147,7 +147,9 @@ def in_words(group: str) -> str:
 
 
 def percent(share: dict) -> str:
-    """`99.97 % (99.83 to 99.99)`: the rate and its 95 % interval."""
+    """`99.97 % (99.83 to 99.99)`: the rate and its 95 % interval; a dash where nothing was asked."""
+    if (share["low"], share["high"]) == wilson(0, 0):
+        return "-"
     return f"{100 * share['rate']:.2f} % ({100 * share['low']:.2f} to {100 * share['high']:.2f})"
 
 

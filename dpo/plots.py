@@ -165,6 +165,7 @@ def pass_at_k_figure(results: dict[str, dict], tuned: dict) -> Figure:
         )
         axis.set_xscale("log", base=4)
         axis.set_xticks(list(points), [str(k) for k in points])
+        axis.set_xticks([], minor=True)
         axis.set_xlim(0.9, max(points) * 4.5)
         axis.set_ylim(-0.04, 1.14)
         axis.set_yticks(*SHARES)
