@@ -1,7 +1,7 @@
 """Run the notebook and keep its outputs tidy, for committing: `python -m bench.notebook`.
 
-Like `jupyter execute --inplace`, but of each progress bar only the last state is kept, and no timestamps. First come the
-blank base, if it is not there, and a run on 320 pairs, so that the notebook has an earlier run to compare with.
+Like `jupyter execute --inplace`, but of each progress bar only the last state is kept, and no timestamps. First come
+the blank base, if it is not there, and a run on 320 pairs, so that the notebook has an earlier run to compare with.
 """
 
 from itertools import islice

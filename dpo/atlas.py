@@ -19,13 +19,14 @@ from configurator import configure
 from dpo.arithmetic import FORMS, Question, domain, parse_answer
 from dpo.evaluate import Reply, answer_questions, evaluate, judge, percent, rate, table, wilson, write_json
 from dpo.plots import atlas_figure
-from dpo.provenance import ROOT, code_hash, file_hash
+from dpo.provenance import ROOT, code_hash, weights_hash
 from sft.checkpoint import load_model, write_atomically
 from sft.device import best_device
 from sft.tokenizer import load_tokenizer
 
 MAPS = ("a+b", "a-b", "a*b")  # the forms that are drawn, operand a against operand b
-ANSWER_CODE = [ROOT / name for name in ("model.py", "dpo/arithmetic.py", "sft/answers.py", "sft/tokenizer.py")]
+ANSWER_CODE = [ROOT / "model.py", ROOT / "dpo/arithmetic.py", ROOT / "dpo/evaluate.py", ROOT / "sft/meta.pkl"]
+ANSWER_CODE += [ROOT / f"sft/{name}.py" for name in ("answers", "checkpoint", "rows", "tokenizer")]
 
 
 @dataclass
@@ -47,19 +48,26 @@ def whole_domain() -> list[Question]:
 def ask_everything(checkpoint: str, folder: str, device: str = "auto", progress: str = "") -> list[Reply]:
     """A greedy reply to every question of the domain; read from `folder` if this model has given them before.
 
-    The file is named after the hashes of the checkpoint and of the code that answers, so an old one is never mistaken
-    for a new one.
+    The file is named after the hashes of the weights and of the code that answers, so an old one is never mistaken
+    for a new one; a damaged one is written again.
     """
-    questions = whole_domain()
-    path = Path(folder) / f"{file_hash(checkpoint)}-{code_hash(ANSWER_CODE)}.json"
-    if path.exists():
-        texts = json.loads(path.read_text(encoding="utf-8"))
-        return [judge(question, texts[question.text]) for question in questions]
-    tokenizer = load_tokenizer()
+    questions, tokenizer = whole_domain(), load_tokenizer()
     model = load_model(checkpoint, best_device(device), len(tokenizer))
+    path = Path(folder) / f"{weights_hash(model)}-{code_hash(ANSWER_CODE)}.json"
+    texts = _kept_answers(path)
+    if texts.keys() == {question.text for question in questions}:
+        return [judge(question, texts[question.text]) for question in questions]
     replies = answer_questions(model, tokenizer, questions, progress)
     write_atomically(path, json.dumps({r.question.text: r.text for r in replies}, indent=0).encode())
     return replies
+
+
+def _kept_answers(path: Path) -> dict[str, str]:
+    try:
+        texts = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return texts if isinstance(texts, dict) and all(isinstance(text, str) for text in texts.values()) else {}
 
 
 def sample_maps(n: int, seed: int) -> list[Question]:
@@ -127,12 +135,17 @@ def worst_operands(replies: list[Reply], count: int = 10) -> list[tuple[int, int
 def mistakes_in_words(replies: list[Reply]) -> str:
     """What the mistakes have in common: carries, the digit that is wrong, the ten worst operands."""
 
-    def right(name: str, members: Callable[[Question], bool]) -> str:
-        chosen = [r.outcome == "right" for r in replies if members(r.question)]
-        return f"{name}: {percent(rate(sum(chosen), len(chosen)))} right of {len(chosen):,}"
+    def right(name: str, belongs: Callable[[Question], bool]) -> str:
+        sides = []
+        for side, held_out in (("held-out", True), ("seen", False)):
+            members = [r for r in replies if belongs(r.question) and r.question.held_out == held_out]
+            share = rate(sum(r.outcome == "right" for r in members), len(members))
+            sides.append(f"{side} {percent(share)} of {len(members):,}")
+        return f"{name}: {', '.join(sides)}"
 
     wrong = [reply for reply in replies if reply.outcome == "wrong"]
     lines = [
+        "Right answers",
         right("additive with a carry or borrow", lambda q: q.additive and carries(q)),
         right("additive without", lambda q: q.additive and not carries(q)),
         right("multiplicative, factors from 2", lambda q: not q.additive and not q.trivial),
@@ -144,7 +157,7 @@ def mistakes_in_words(replies: list[Reply]) -> str:
         operands = (f"{number} ({times} of {asked})" for number, times, asked in worst_operands(replies))
         lines += [
             "wrong digit: " + ", ".join(f"{name} {count}" for name, count in digits),
-            "operands most often wrong: " + ", ".join(operands),
+            "operands that go wrong most: " + ", ".join(operands),
         ]
     return "\n".join(lines)
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dpo.arithmetic import parse_question
+from dpo.arithmetic import domain, parse_question
 from dpo.pairs import Pair
 from model import GPT
-from sft.answers import answer_prompts
+from sft.answers import answer_prompts, as_drawn
 from sft.rows import collate, encode_row
 from sft.tokenizer import Tokenizer
 
@@ -43,21 +43,16 @@ def first_difference(chosen: str, rejected: str) -> int:
 
 
 def answer_characters(model: GPT, tokenizer: Tokenizer, prompt: str, rivals: int = 3) -> list[Character]:
-    """The greedy answer to a prompt, character by character, with the likeliest other characters at each place."""
+    """The greedy answer to a prompt, character by character, with the likeliest other characters at each place.
+
+    The newline is one of them if it is what ended the answer.
+    """
     [answer] = answer_prompts(model, tokenizer, [prompt])
-    logps = completion_logps(model, tokenizer, prompt, answer)
     characters = []
-    for text, row in zip(answer, logps, strict=False):  # without the newline
-        ids = row.topk(rivals + 1).indices.tolist()
-        others = [i for i in ids if i != tokenizer.stoi[text]][:rivals]
-        probabilities = row.exp()
-        characters.append(
-            Character(
-                text,
-                probabilities[tokenizer.stoi[text]].item(),
-                [(tokenizer.itos[i], probabilities[i].item()) for i in others],
-            )
-        )
+    for text, logps in zip(as_drawn(answer), completion_logps(model, tokenizer, prompt, answer), strict=False):
+        ranked = [(tokenizer.itos[i], logps[i].exp().item()) for i in logps.argsort(descending=True).tolist()]
+        others = [(other, probability) for other, probability in ranked if other != text]
+        characters.append(Character(text, dict(ranked)[text], others[:rivals]))
     return characters
 
 
@@ -76,6 +71,7 @@ def acquaintance(prompt: str, pairs: list[Pair]) -> str:
     if question is None:
         return "not a question of the twelve forms with a whole-number answer"
     same = {pair.prompt for pair in pairs if (q := parse_question(pair.prompt)) and q.family == question.family}
-    split = "held out from the base" if question.held_out else "not held out"
+    inside = question in domain(question.form)
+    split = "held out from the base" if question.held_out else "not held out" if inside else "out of the base's range"
     known = f"in the training pairs as {', '.join(sorted(same)[:4])}" if same else "in no training pair"
     return f"fact family {question.family}, {split}, {known}; right is {question.answer}"

@@ -42,7 +42,9 @@ class Run:
 
 
 def read_run(path: str | Path) -> Run:
-    """Settings and pairs of a run; ValueError for a checkpoint that no training run wrote."""
+    """Settings and pairs of a run; ValueError if there is none, or the checkpoint is not of a training run."""
+    if not Path(path).exists():
+        raise ValueError(f"{path}: no such run; every training but a repeated one keeps the run before it")
     extras = load_checkpoint(path).extras
     if not isinstance(extras.get("pairs"), list) or not isinstance(extras.get("config"), dict):
         raise ValueError(f"{path} does not say on which pairs it was tuned; train again to compare it")
@@ -71,21 +73,20 @@ def _counted(name: str, lines: list[str]) -> list[str]:
 
 def describe_pairs(before: list[tuple], after: list[tuple]) -> str:
     """The row-level difference of two lists of pairs, in words; another answer to a question is a changed row."""
-    gone, new = pairs_difference(before, after)
-    if not gone and not new:
+    removed, new = pairs_difference(before, after)
+    if not removed and not new:
         return f"Pairs: the same {len(after):,} rows."
-    old = {prompt: texts for prompt, *texts in gone}
-    edits = [
-        f"{prompt}{was} -> {now}"
-        for prompt, *texts in new
-        for was, now in zip(old.get(prompt, texts), texts, strict=True)
-        if was != now
-    ]
-    both = old.keys() & {prompt for prompt, *_ in new}
+    added, edits = [], []
+    for row in new:
+        old = next((candidate for candidate in removed if candidate[0] == row[0]), None)
+        if old is None:
+            added.append(row)
+            continue
+        removed.remove(old)
+        edits += [f"{row[0]}{was} -> {now}" for was, now in zip(old[1:], row[1:], strict=True) if was != now]
     lines = [f"Pairs: {len(before):,} rows before, {len(after):,} now.", *_counted("changed answers", edits)]
-    for name, rows in (("added", new), ("removed", gone)):
-        shown = [f"{prompt}{chosen}  not {rejected}" for prompt, chosen, rejected in rows if prompt not in both]
-        lines += _counted(name, shown)
+    for name, rows in (("added", added), ("removed", removed)):
+        lines += _counted(name, [f"{prompt}{chosen}  not {rejected}" for prompt, chosen, rejected in rows])
     return "\n".join(lines)
 
 
@@ -101,11 +102,8 @@ def describe_answers(before: list[Reply], after: list[Reply]) -> str:
 def compare_runs(config: Config) -> str:
     """The last two runs in words: settings, pairs, and the answers to a sample and to the edited questions."""
     runs = [read_run(path) for path in (config.before, config.after)]
-    settings = [
-        f"{key} {runs[0].settings.get(key)} -> {value}"
-        for key, value in runs[1].settings.items()
-        if value != runs[0].settings.get(key)
-    ]
+    old, new = (run.settings for run in runs)
+    settings = [f"{key} {old[key]} -> {new[key]}" for key in new if key in old and new[key] != old[key]]
     edited = [row[0] for rows in pairs_difference(runs[0].pairs, runs[1].pairs) for row in rows]
     questions = sample_domain(config.n, config.seed)
     questions += [q for prompt in dict.fromkeys(edited) if (q := parse_question(prompt))][:MOST_EDITED]

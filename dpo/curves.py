@@ -5,9 +5,11 @@ from dataclasses import dataclass
 
 from dpo.history import History
 
-SMOOTH = 5  # steps averaged at the beginning and at the end of a curve
+GOOD = 0.9  # of exact match: above this there is little left to gain
 MOVED = 0.02  # a loss or reward that differs by more than this has really moved
 STUCK = 0.01  # a margin below this has not
+FAR = 0.05  # nats of KL: a policy beyond this has moved, even if beta is so small that no margin shows it
+LN_2 = math.log(2)  # the DPO loss of a policy that equals its reference
 GAIN = 0.05  # of exact match: a gain above this is one
 
 
@@ -24,32 +26,30 @@ class Reading:
 
 def read_curves(history: History) -> list[Reading]:
     """What is wrong with the run, each with its remedy; if nothing is, what went well."""
-    if not len(history):
-        return [Reading("no steps", "nothing was trained; the pairs file or `epochs` is empty.")]
+    if len(history) < 2:
+        return [Reading("too short to read", "one step shows the state before it, and no curve. Add pairs or epochs.")]
     problems = [reading for rule in RULES if (reading := rule(history))]
     return problems or [_healthy(history)]
 
 
-def _start(history: History, name: str) -> float:
-    return history[name][0]
+def _smooth(history: History, name: str) -> list[float]:
+    """Means of a few values in a row, a tenth of the run but at least five: one batch is noise.
+
+    Without the first step, which shows the policy before it was trained.
+    """
+    values = history[name][1:]
+    width = min(len(values), max(5, len(values) // 10))
+    return [sum(values[i : i + width]) / width for i in range(len(values) - width + 1)]
 
 
 def _end(history: History, name: str) -> float:
-    """Mean of the last few values: one batch is noise."""
-    last = history[name][-SMOOTH:]
-    return sum(last) / len(last)
+    return _smooth(history, name)[-1]
 
 
-def _lowest(history: History, name: str) -> float:
-    """Lowest mean of a few values in a row."""
-    values, width = history[name], min(SMOOTH, len(history))
-    return min(sum(values[i : i + width]) / width for i in range(len(values) - width + 1))
-
-
-def _gain(history: History, name: str) -> float | None:
-    """How much an exact match rose from the first look to the last; None if nobody looked, or there was nothing to."""
-    looks = history.looks.get(name, [])
-    return looks[-1] - looks[0] if len(looks) > 1 and not math.isnan(looks[-1]) else None
+def _gains(history: History, name: str) -> tuple[float, float]:
+    """How much an exact match rose from the first look to the last, and to the best; 0 if nobody looked."""
+    looks = history.looks.get(name) or [0.0]
+    return looks[-1] - looks[0], max(looks) - looks[0]
 
 
 def _learning_rate_zero(history: History) -> Reading | None:
@@ -59,7 +59,8 @@ def _learning_rate_zero(history: History) -> Reading | None:
 
 
 def _stuck(history: History) -> Reading | None:
-    if max(history["lr"]) == 0 or abs(_end(history, "rewards/margins")) > STUCK or _diverging(history):
+    moved = abs(_end(history, "rewards/margins")) > STUCK or history.looks.get("kl", [0.0])[-1] > FAR
+    if moved or max(history["lr"]) == 0 or _diverging(history):
         return None
     return Reading(
         "stuck",
@@ -70,9 +71,9 @@ def _stuck(history: History) -> Reading | None:
 
 
 def _diverging(history: History) -> Reading | None:
-    start, end = _start(history, "loss/preference"), _end(history, "loss/preference")
-    lowest = _lowest(history, "loss/preference")
-    if end <= start + MOVED and end - lowest <= 0.25 * (start - lowest) + MOVED:
+    start, curve = history["loss/preference"][0], _smooth(history, "loss/preference")
+    lowest, end, slack = min(curve), curve[-1], MOVED * start / LN_2
+    if end <= start + slack and end - lowest <= 0.25 * (start - lowest) + slack:
         return None
     return Reading(
         "diverging",
@@ -94,9 +95,9 @@ def _chosen_falling(history: History) -> Reading | None:
 
 
 def _saturated(history: History) -> Reading | None:
-    held_out, trained = _gain(history, "exact/held_out"), _gain(history, "exact/trained")
-    ranked = _end(history, "rewards/accuracies")
-    if held_out is None or ranked < 0.95 or max(held_out, trained or 0.0) >= GAIN:
+    ranked, held_out = _end(history, "rewards/accuracies"), history.looks.get("exact/held_out")
+    best = max(_gains(history, name)[1] for name in ("exact/held_out", "exact/trained"))
+    if not held_out or ranked < 0.95 or best >= GAIN or held_out[-1] >= GOOD:
         return None
     return Reading(
         "saturated without learning",
@@ -107,13 +108,13 @@ def _saturated(history: History) -> Reading | None:
 
 
 def _memorising(history: History) -> Reading | None:
-    held_out, trained = _gain(history, "exact/held_out"), _gain(history, "exact/trained")
-    if held_out is None or trained is None or trained < 4 * GAIN or held_out > trained / 3:
+    (held_out, _), (trained, _) = (_gains(history, name) for name in ("exact/held_out", "exact/trained"))
+    if trained < 4 * GAIN or held_out > trained / 3 or history.looks["exact/held_out"][-1] >= GOOD:
         return None
     return Reading(
         "memorising",
-        f"trained questions rose by {100 * trained:.0f} points, held-out ones by {100 * held_out:.0f}: the pairs are "
-        "learnt by heart. Add pairs of more fact families, or make fewer passes.",
+        f"the pairs' own questions rose by {100 * trained:.0f} points, held-out ones by {100 * held_out:.0f}: the "
+        "pairs are learnt by heart. Add pairs of more fact families, or make fewer passes.",
     )
 
 
@@ -137,12 +138,11 @@ def _healthy(history: History) -> Reading:
         f"{_end(history, 'rewards/accuracies'):.0%} of the pairs are ranked right, and the chosen answers are likelier "
         f"than under the base (reward {_end(history, 'rewards/chosen'):+.2f})"
     )
-    gain = _gain(history, "exact/held_out")
-    if gain is None:
+    looks = history.looks.get("exact/held_out")
+    if not looks:
         return Reading("no problem seen", f"{text}. Nobody looked at held-out questions: set eval_every.")
-    if gain < GAIN:
+    if looks[-1] - looks[0] < GAIN and looks[-1] < GOOD:
         return Reading("no problem seen", f"{text}, but held-out answers have not improved yet: train longer.")
-    looks = history.looks["exact/held_out"]
     return Reading("healthy", f"{text}. Held-out questions right: {looks[0]:.0%} before, {looks[-1]:.0%} now.")
 
 
@@ -159,7 +159,7 @@ def describe(history: History) -> str:
     if history.looks:
         held_out, trained, kl = (history.looks[name] for name in ("exact/held_out", "exact/trained", "kl"))
         lines.append(
-            f"Questions right: held-out {held_out[0]:.0%} -> {held_out[-1]:.0%}, trained {trained[0]:.0%} -> "
+            f"Questions right: held-out {held_out[0]:.0%} -> {held_out[-1]:.0%}, of the pairs {trained[0]:.0%} -> "
             f"{trained[-1]:.0%}. Distance from the base: {kl[-1]:.2f} nats an answer (KL)."
         )
     return "\n".join(lines + [f"What that means - {reading}" for reading in read_curves(history)])

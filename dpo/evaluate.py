@@ -21,7 +21,7 @@ from sft.device import best_device
 from sft.tokenizer import Tokenizer, load_tokenizer
 
 GROUPS = ("held_out/additive", "held_out/multiplicative", "seen/additive", "seen/multiplicative")
-PROBE = 64  # questions answered in full before the rest is guessed
+PROBE = 64  # so many questions, or a few more, are answered in full before the rest is guessed
 
 
 @dataclass
@@ -62,6 +62,8 @@ def judge(question: Question, text: str) -> Reply:
 
 def sample_questions(group: str, n: int, seed: int) -> list[Question]:
     """At most n different questions of one group of GROUPS, every form as often as the others as long as it lasts."""
+    if n < 1:
+        raise ValueError(f"n is {n}; at least one question a group is needed")
     rng = random.Random(f"{seed} {group}")
     pools = [[q for q in domain(form) if q.group == group] for form in FORMS]
     pools = [rng.sample(pool, len(pool)) for pool in pools if pool]
@@ -71,8 +73,6 @@ def sample_questions(group: str, n: int, seed: int) -> list[Question]:
 
 def sample_domain(n: int, seed: int) -> list[Question]:
     """At most n questions of every group."""
-    if n < 1:
-        raise ValueError(f"n is {n}; at least one question a group is needed")
     return [question for group in GROUPS for question in sample_questions(group, n, seed)]
 
 
@@ -107,7 +107,7 @@ def wilson(count: float, n: int) -> tuple[float, float]:
 
 def rate(count: float, n: int) -> dict[str, float]:
     low, high = wilson(count, n)
-    return {"count": count, "rate": count / n if n else 0.0, "low": low, "high": high}
+    return {"n": n, "count": count, "rate": count / n if n else 0.0, "low": low, "high": high}
 
 
 def summarise(replies: list[Reply]) -> dict:
@@ -146,11 +146,12 @@ def in_words(group: str) -> str:
     return " ".join([side.replace("_", "-"), kind]) + "".join(f", {word.replace('_', ' ')}" for word in rest)
 
 
-def percent(share: dict) -> str:
+def percent(share: dict, interval: bool = True) -> str:
     """`99.97 % (99.83 to 99.99)`: the rate and its 95 % interval; a dash where nothing was asked."""
-    if (share["low"], share["high"]) == wilson(0, 0):
+    if not share["n"]:
         return "-"
-    return f"{100 * share['rate']:.2f} % ({100 * share['low']:.2f} to {100 * share['high']:.2f})"
+    between = f" ({100 * share['low']:.2f} to {100 * share['high']:.2f})" if interval else ""
+    return f"{100 * share['rate']:.2f} %{between}"
 
 
 def markdown(rows: list[list[str]]) -> str:
@@ -167,7 +168,7 @@ def table(results: dict[str, dict]) -> str:
     for group in next(iter(results.values()))["groups"]:
         for name, result in results.items():
             s = result["groups"][group]
-            shares = [f"{s[key]['rate']:.2%}".replace("%", " %") for key in ("answer", "reason", "refused", "ended")]
+            shares = [percent(s[key], interval=False) for key in ("answer", "reason", "refused", "ended")]
             rows.append([in_words(group), name, f"{s['n']:,}", percent(s["right"]), *shares, f"{s['median_length']:g}"])
     return markdown(rows)
 

@@ -56,6 +56,8 @@ FORMATS = {
 
 def sample_format(name: str, n: int, seed: int) -> tuple[list[Question], list[str]]:
     """At most n different questions of one of FORMATS, and how they are written."""
+    if n < 1:
+        raise ValueError(f"n is {n}; at least one question a format is needed")
     form = FORMATS[name]
     pool = [q for f in form.forms for q in domain(f, form.ranges) if form.trivial in (None, q.trivial)]
     questions = random.Random(f"{seed} {name}").sample(pool, min(n, len(pool)))

@@ -5,11 +5,10 @@ from dataclasses import dataclass, field
 
 import torch
 
-from dpo.arithmetic import parse_question
 from dpo.evaluate import answer_questions, sample_questions
 from dpo.pairs import Pair
 from model import GPT
-from sft.answers import MAX_NEW_TOKENS, PASS_ROWS, answer_prompts
+from sft.answers import PASS_ROWS, answer_prompts, as_drawn, gives
 from sft.rows import Row, collate
 from sft.tokenizer import Tokenizer
 
@@ -44,7 +43,7 @@ def _append(columns: dict[str, list[float]], values: dict[str, float]) -> None:
 class Observer:
     """Looks at a policy with the same questions every time, chosen by `seed`.
 
-    n held-out questions, half of them additive, and up to n questions that the pairs train.
+    n held-out questions, half of them additive as long as there are products, and n of the pairs at most.
     """
 
     reference: GPT
@@ -57,19 +56,21 @@ class Observer:
         half = self.n // 2
         self.held_out = sample_questions("held_out/additive", self.n - half, self.seed)
         self.held_out += sample_questions("held_out/multiplicative", half, self.seed)
-        trained = list({question: None for pair in self.pairs if (question := parse_question(pair.prompt))})
-        self.trained = random.Random(self.seed).sample(trained, min(self.n, len(trained)))
+        self.trained = random.Random(self.seed).sample(self.pairs, min(self.n, len(self.pairs)))
 
     def look(self, policy: GPT) -> dict[str, float]:
-        """Exact match (greedy) on held-out and on trained questions, and the KL to the reference, in nats an answer."""
-        replies = answer_questions(policy, self.tokenizer, self.held_out + self.trained)
-        right = [reply.outcome == "right" for reply in replies]
-        held_out, trained = right[: len(self.held_out)], right[len(self.held_out) :]
+        """Shares of greedy answers, and the KL to the reference in nats an answer.
+
+        `exact/held_out`: right, number and reason; `exact/trained`: the chosen answer of its pair, letter by letter.
+        """
+        replies = answer_questions(policy, self.tokenizer, self.held_out)
+        chosen = [pair.chosen for pair in self.trained]
+        trained = gives(policy, self.tokenizer, [pair.prompt for pair in self.trained], chosen)
         generator = torch.Generator().manual_seed(self.seed)
         prompts = [question.text for question in self.held_out]
         return {
-            "exact/held_out": sum(held_out) / len(held_out),
-            "exact/trained": sum(trained) / len(trained) if trained else float("nan"),
+            "exact/held_out": sum(reply.outcome == "right" for reply in replies) / len(replies),
+            "exact/trained": sum(trained) / len(trained),
             "kl": kl_to_reference(policy, self.reference, self.tokenizer, prompts, generator),
         }
 
@@ -84,8 +85,7 @@ def kl_to_reference(
     than the log-ratio of what was drawn, and is never negative.
     """
     answers = answer_prompts(policy, tokenizer, prompts, temperature=1.0, generator=generator)
-    texts = [a if a.endswith(".") or len(a) == MAX_NEW_TOKENS else f"{a}\n" for a in answers]  # all that was drawn
-    rows = [Row(tokenizer.encode(p), tokenizer.encode(t)) for p, t in zip(prompts, texts, strict=True)]
+    rows = [Row(tokenizer.encode(p), tokenizer.encode(as_drawn(a))) for p, a in zip(prompts, answers, strict=True)]
     total = 0.0
     for start in range(0, len(rows), PASS_ROWS):
         batch = collate(rows[start : start + PASS_ROWS], next(policy.parameters()).device)

@@ -1,6 +1,5 @@
 """Every figure: matplotlib only, drawn on what a run recorded or a model answered."""
 
-import math
 import time
 
 import matplotlib.pyplot as plt
@@ -10,12 +9,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
 from dpo.characters import Character, first_difference
+from dpo.curves import LN_2
 from dpo.evaluate import in_words
 from dpo.history import History
 
 # Okabe-Ito colours: told apart by everyone; every line also has its own style and its name beside it.
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
-LN_2 = math.log(2)  # the DPO loss of a policy that equals its reference
 SHARES = ([0, 0.25, 0.5, 0.75, 1], ["0 %", "25 %", "50 %", "75 %", "100 %"])  # ticks of a rate
 STEP_PANELS = {
     "Loss": {
@@ -37,7 +36,7 @@ STEP_PANELS = {
 LOOK_PANELS = {
     "Questions answered right": {
         "exact/held_out": ("held-out", GREEN, "--"),
-        "exact/trained": ("trained", BLUE, "-"),
+        "exact/trained": ("of the pairs", BLUE, "-"),
     },
     "Distance from the base: KL (nats)": {"kl": ("KL", BLUE, "-")},
 }
@@ -78,7 +77,7 @@ def _draw_panel(axis, title: str, lines: dict, steps: list, columns: dict, total
     axis.clear()
     labels = []
     for name, (label, color, style) in lines.items():
-        marker = "o" if columns is not None and title in LOOK_PANELS else None
+        marker = "o" if title in LOOK_PANELS else None
         axis.plot(steps, columns[name], color=color, linestyle=style, linewidth=1.8, marker=marker, markersize=4)
         labels.append((columns[name][-1], label, color))
     if title in ("Pairs ranked right", "Questions answered right"):
@@ -102,7 +101,7 @@ def _label_ends(axis, labels: list[tuple[float, str, str]], step: float) -> None
     low, high = axis.get_ylim()
     gap = (high - low) * 0.1
     placed = low - gap
-    for value, label, color in sorted(label for label in labels if math.isfinite(label[0])):
+    for value, label, color in sorted(labels):
         lines = label.count("\n") + 1
         placed = max(value, placed + gap * (1 + lines) / 2)
         axis.annotate(label, (step, placed), (6, 0), textcoords="offset points", color=color, va="center", fontsize=10)
@@ -152,7 +151,7 @@ def pass_at_k_figure(results: dict[str, dict], tuned: dict) -> Figure:
     plt.close(figure)
     for axis, group in zip(axes.flat, groups, strict=True):
         labels = []
-        for (name, result), color, style in zip(results.items(), (BLUE, GREY), ("-", "--"), strict=True):
+        for (name, result), color, style in zip(results.items(), (BLUE, GREY), ("-", "--"), strict=False):
             points = {int(k.removeprefix("pass@")): v for k, v in result[group].items() if k.startswith("pass@")}
             axis.plot(list(points), [p["rate"] for p in points.values()], style, color=color, marker="o", markersize=4)
             low, high = ([p[side] for p in points.values()] for side in ("low", "high"))

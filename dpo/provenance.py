@@ -6,12 +6,22 @@ from pathlib import Path
 
 import torch
 
+from model import GPT
+
 ROOT = Path(__file__).parents[1]
 
 
 def file_hash(path: str | Path) -> str:
     """First eight digits of the file's SHA-256."""
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:8]
+
+
+def weights_hash(model: GPT) -> str:
+    """The same over what a model is: its configuration and its weights."""
+    digest = hashlib.sha256(repr(model.config).encode())
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode() + tensor.cpu().numpy().tobytes())
+    return digest.hexdigest()[:8]
 
 
 def code_hash(paths: list[Path] | None = None) -> str:

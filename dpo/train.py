@@ -21,7 +21,7 @@ from dpo.loss import LOSS_TYPES, dpo_loss
 from dpo.pairs import Pair, load_pairs
 from dpo.provenance import environment
 from model import GPT
-from sft.checkpoint import load_model, save_checkpoint, write_atomically
+from sft.checkpoint import load_model, save_checkpoint
 from sft.device import best_device
 from sft.optimizers import make_optimizers, make_schedulers
 from sft.tokenizer import load_tokenizer
@@ -45,7 +45,7 @@ class Config:
     max_grad_norm: float = 1.0  # gradients longer than this are shortened
     max_length: int = 256  # longest prompt and answer, in characters; longer ones are refused, never cut
     eval_every: int = 10  # steps between two looks at answers and at the KL to the reference, 0 for none
-    eval_questions: int = 100  # held-out questions in a look, and as many that the pairs train
+    eval_questions: int = 100  # held-out questions in a look, and as many of the pairs
     seed: int = 1  # of the order of the pairs
     device: str = "auto"  # auto, cpu, cuda or mps
 
@@ -88,7 +88,7 @@ def update(
         raise FloatingPointError(
             "the gradient is not finite; nothing was changed by this step: lower base_lr and start again"
         )
-    lr = optimizers[-1].param_groups[0]["lr"]
+    lr = max(optimizer.param_groups[0]["lr"] for optimizer in optimizers)
     for optimizer, scheduler in zip(optimizers, schedulers, strict=True):
         optimizer.step()
         scheduler.step()
@@ -109,11 +109,12 @@ def check(config: Config) -> None:
 
 
 def save_run(out: str | Path, policy: GPT, pairs: list[Pair], **extras) -> None:
-    """Write `dpo.pt` with the pairs it was tuned on; the one of the run before stays as `dpo.previous.pt`."""
-    path = Path(out) / "dpo.pt"
-    if path.exists():
-        write_atomically(path.with_name("dpo.previous.pt"), path.read_bytes())
-    save_checkpoint(path, policy, pairs=[[p.prompt, p.chosen, p.rejected] for p in pairs], **extras)
+    """Write `dpo.pt` with the pairs it was tuned on; that of an earlier, different run becomes `dpo.previous.pt`."""
+    path, new = (Path(out) / name for name in ("dpo.pt", "dpo.new.pt"))
+    save_checkpoint(new, policy, pairs=[[p.prompt, p.chosen, p.rejected] for p in pairs], **extras)
+    if path.exists() and path.read_bytes() != new.read_bytes():
+        path.replace(path.with_name("dpo.previous.pt"))
+    new.replace(path)
 
 
 def train(config: Config) -> tuple[GPT, History]:
@@ -135,8 +136,8 @@ def train(config: Config) -> tuple[GPT, History]:
     optimizers = make_optimizers(policy, config.optimizer, config.base_lr, config.muon_lr)
     schedulers = make_schedulers(optimizers, steps)
     history = History()
-    observer = Observer(reference, tokenizer, file.pairs, config.eval_questions, config.seed)
     if config.eval_every:
+        observer = Observer(reference, tokenizer, file.pairs, config.eval_questions, config.seed)
         history.append_look(observer.look(policy))
     with tqdm(total=steps, desc="DPO", unit="step", mininterval=1.0, file=sys.stdout) as bar:
         for epoch in range(config.epochs):

@@ -26,8 +26,8 @@ def answer_prompts(
 ) -> list[str]:
     """One answer (without its prompt) per prompt, in order; greedy at temperature 0. `progress` labels a bar.
 
-    `guesses`, one per prompt, save time and change no greedy answer: where a guess is what the model would write,
-    one pass over it shows that, and only the other prompts are answered character by character.
+    `guesses`, one per prompt, save time and change no greedy answer (but for ties within rounding): where a guess is
+    what the model would write, one pass over it shows that, and only the others are answered character by character.
     """
     device = next(model.parameters()).device
     encoded = [tokenizer.encode(prompt) for prompt in prompts]
@@ -39,7 +39,8 @@ def answer_prompts(
         total=len(prompts), desc=progress, unit="answer", disable=not progress, mininterval=1.0, file=sys.stdout
     ) as bar:
         if guesses and temperature == 0:
-            tried = [i for i in order if _is_whole(guesses[i], max_new_tokens)]
+            room = model.config.block_size
+            tried = [i for i in order if _is_whole(guesses[i], min(max_new_tokens, room - len(encoded[i])))]
             given = gives(model, tokenizer, [prompts[i] for i in tried], [guesses[i] for i in tried], bar)
             for i in (i for i, confirmed in zip(tried, given, strict=True) if confirmed):
                 answers[i] = guesses[i]
@@ -58,9 +59,14 @@ def answer_prompts(
     return answers
 
 
-def _is_whole(answer: str, max_new_tokens: int) -> bool:
-    """Whether generation would stop exactly where this text ends."""
-    return answer.find(".") == len(answer) - 1 < max_new_tokens and "\n" not in answer
+def _is_whole(answer: str, most: int) -> bool:
+    """Whether generation of at most so many characters would stop exactly where this text ends."""
+    return answer.endswith(".") and answer.count(".") == 1 and "\n" not in answer and len(answer) <= most
+
+
+def as_drawn(answer: str) -> str:
+    """The answer with the newline that ended it, unless a full stop or the limit did."""
+    return answer if answer.endswith(".") or len(answer) == MAX_NEW_TOKENS else f"{answer}\n"
 
 
 @torch.no_grad()

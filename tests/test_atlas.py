@@ -1,3 +1,6 @@
+import json
+import re
+
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex
@@ -6,6 +9,7 @@ from dpo import atlas
 from dpo.arithmetic import FORMS, Question, domain, parse_question
 from dpo.atlas import carries, mistakes_in_words, outcome_map, whole_domain, worst_operands, wrong_digits
 from dpo.evaluate import evaluate, judge
+from sft.checkpoint import save_checkpoint
 
 REFUSAL = " Sorry, I don't know."
 
@@ -43,10 +47,15 @@ def test_the_words_count_what_the_table_counts(replies):
     result, words = evaluate(replies), mistakes_in_words(replies)
     wrong = sum(s["n"] - s["right"]["count"] - s["refused"]["count"] for s in result["forms"].values())
     assert f"wrong answers: {wrong:,} of 38,683" in words
-    trivial = sum(question.trivial for question in whole_domain())
-    assert f"right of {trivial:,}" in words.splitlines()[3]
-    n = [int(line.rpartition(" of ")[2].replace(",", "")) for line in words.splitlines()[:4]]
-    assert sum(n) == 38_683, "carry, no carry, factors from 2, factors 0 and 1 are all there is"
+    lines = [line for line in words.splitlines() if ": held-out " in line]
+    trivial = [line for line in lines if line.startswith("multiplicative with a factor 0 or 1")]
+    s = (
+        result["groups"]["held_out/multiplicative"]["n"]
+        - result["groups"]["held_out/multiplicative/factors_from_2"]["n"]
+    )
+    assert len(trivial) == 1 and f" of {s:,}, seen" in trivial[0]
+    n = [int(count.replace(",", "")) for line in lines for count in re.findall(r"% \(.*?\) of ([\d,]*\d)", line)]
+    assert len(n) == 8 and sum(n) == 38_683, "carry, no carry, factors from 2, factors 0 and 1 are all there is"
     assert "wrong digit: " not in mistakes_in_words([judge(Question("a+b", 1, 2), REFUSAL)])
 
 
@@ -93,7 +102,21 @@ def test_answers_are_kept_for_the_same_checkpoint_only(base_file, tiny, tmp_path
 
     monkeypatch.setattr(atlas, "answer_questions", answer_again)
     assert atlas.ask_everything(str(base_file), str(tmp_path / "kept"), "cpu") == first
-    kept.rename(kept.with_name("00000000-00000000.json"))
+    text = kept.read_text()
+    answers = json.loads(text)
+    one, *others = answers
+    for damaged in (
+        text[:-20],
+        "[]",
+        json.dumps({key: answers[key] for key in others}),
+        json.dumps(answers | {one: 3}),
+    ):
+        kept.write_text(damaged)
+        with pytest.raises(AssertionError, match="were not read"):
+            atlas.ask_everything(str(base_file), str(tmp_path / "kept"), "cpu")
+    kept.write_text(text)
+    tiny.transformer.wte.weight.data[5] += 1
+    save_checkpoint(base_file, tiny)
     with pytest.raises(AssertionError, match="were not read"):
         atlas.ask_everything(str(base_file), str(tmp_path / "kept"), "cpu")
 

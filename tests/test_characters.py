@@ -1,9 +1,18 @@
 import pytest
 import torch
+from conftest import teach
 
 from dpo.batches import encode_pairs, rows_logps
-from dpo.characters import acquaintance, answer_characters, answer_logps, first_difference
+from dpo.characters import (
+    Character,
+    acquaintance,
+    answer_characters,
+    answer_logps,
+    first_difference,
+    least_sure,
+)
 from dpo.pairs import Pair
+from dpo.plots import answer_figure
 from sft.answers import answer_prompts
 from sft.rows import collate
 
@@ -46,6 +55,24 @@ def test_the_greedy_answer_with_its_rivals(tiny, tokenizer):
         assert character.probability >= chances[0] and character.text not in dict(character.rivals)
 
 
+def test_the_newline_that_ends_an_answer_is_one_of_its_characters(tiny, tokenizer):
+    teach(tiny, tokenizer, ["1+1=?", "2+2=?"], ["", " Four"])
+    assert answer_prompts(tiny, tokenizer, ["1+1=?", "2+2=?"]) == ["", " Four"]
+    [only] = answer_characters(tiny, tokenizer, "1+1=?")
+    assert only.text == "\n" and only.probability > 0.5
+    assert "".join(c.text for c in answer_characters(tiny, tokenizer, "2+2=?")) == " Four\n"
+    assert len(answer_figure("1+1=?", [only]).axes) == 1
+
+
+def test_the_least_sure_come_first():
+    characters = [
+        Character("a", 0.9, [("b", 0.05)]),
+        Character("c", 0.4, [("d", 0.3)]),
+        Character("e", 0.6, [("f", 0.2)]),
+    ]
+    assert least_sure(characters, count=2) == "least sure of 'c' 40.0% (rivals 'd' 30.0%); 'e' 60.0% (rivals 'f' 20.0%)"
+
+
 def test_what_is_known_of_a_question():
     pairs = [Pair("36-17=?", " The answer is 19.", " No.", 1), Pair("How are you?", " Fine.", " No.", 2)]
     assert acquaintance("17+19=?", pairs) == (
@@ -54,4 +81,5 @@ def test_what_is_known_of_a_question():
     assert (
         acquaintance("28+57=?", pairs) == "fact family 28+57, held out from the base, in no training pair; right is 85"
     )
+    assert "fact family 219+317, out of the base's range, in no training pair" in acquaintance("317+219=?", pairs)
     assert "not a question" in acquaintance("How are you?", pairs)

@@ -7,10 +7,19 @@ import pytest
 from conftest import teach
 
 from dpo.arithmetic import Question
-from dpo.compare import Config, compare_runs, describe_pairs, describe_small_talk, pairs_difference, turned
+from dpo.compare import (
+    Config,
+    compare_runs,
+    describe_answers,
+    describe_pairs,
+    describe_small_talk,
+    pairs_difference,
+    turned,
+)
 from dpo.evaluate import judge
 from dpo.train import Config as Training
 from dpo.train import train
+from sft.answers import answer_prompts
 from sft.checkpoint import load_model, save_checkpoint
 from sft.corpus import everyday_lines
 
@@ -33,11 +42,28 @@ def test_rows_that_differ():
     ]
 
 
+def test_rows_of_one_question_are_paired_one_by_one():
+    old = [("1+1=?", " 2.", " No."), ("1+1=?", " 2.", " Hm.")]
+    text = describe_pairs(old, [("1+1=?", " 2.", " Eh.")])
+    assert "changed answers: 1\n  1+1=? No. ->  Eh." in text and "removed: 1\n  1+1=? 2.  not  Hm." in text
+    text = describe_pairs(old[:1], [("1+1=?", " 2.", " Eh."), ("1+1=?", " 2.", " Oh.")])
+    assert "changed answers: 1" in text and "added: 1\n  1+1=? 2.  not  Oh." in text
+
+
 def test_what_turned():
     questions = [Question("a+b", 1, i) for i in range(4)]
     right, wrong = ([judge(q, text(q)) for q in questions] for text in (lambda q: q.right_answer, lambda q: " No."))
-    became, ceased = turned([right[0], right[1], wrong[2], wrong[3]], [right[0], wrong[1], right[2], wrong[3]])
+    before, after = [right[0], right[1], wrong[2], wrong[3]], [right[0], wrong[1], right[2], wrong[3]]
+    became, ceased = turned(before, after)
     assert [new.question for _, new in became] == [questions[2]] and [n.question for _, n in ceased] == [questions[1]]
+    assert describe_answers([*before, wrong[0]], [*after, right[0]]).splitlines() == [
+        "Right answers to 5 questions: 2 before, 3 now.",
+        "turned right: 2",
+        "  1+2=? No. ->  The answer is 3 because 1+2 equals 3.",
+        "  1+0=? No. ->  The answer is 1 because 1+0 equals 1.",
+        "turned wrong: 1",
+        "  1+1=? The answer is 2 because 1+1 equals 2. ->  No.",
+    ]
 
 
 def test_the_last_two_runs(base_file, pairs_file, tmp_path):
@@ -49,7 +75,9 @@ def test_the_last_two_runs(base_file, pairs_file, tmp_path):
     rows[0]["positive"] = rows[0]["positive"].replace("answer is 3", "answer is 4")
     pairs_file.write_text(json.dumps([*rows[:-1], {"positive": "8+8=? 16.", "negative": "8+8=? No."}]))
     train(Training(**settings | {"beta": 0.5}))
-    assert (tmp_path / "dpo.previous.pt").read_bytes() == first
+    for _ in range(2):  # a run that is repeated replaces nothing
+        assert (tmp_path / "dpo.previous.pt").read_bytes() == first
+        train(Training(**settings | {"beta": 0.5}))
     config = Config(before=str(tmp_path / "dpo.previous.pt"), after=str(tmp_path / "dpo.pt"), n=1, device="cpu")
     text = compare_runs(config)
     assert "Settings that differ: beta 0.1 -> 0.5." in text
@@ -62,6 +90,8 @@ def test_runs_that_cannot_be_compared_are_one_sentence(base_file, tmp_path):
     words = [f"--before={base_file}", f"--after={tmp_path / 'none.pt'}", "--device=cpu"]
     run = subprocess.run([sys.executable, "-m", "dpo.compare", *words], capture_output=True, text=True, cwd=ROOT)
     assert run.returncode == 1 and run.stderr.startswith("error: ") and "train again to compare it" in run.stderr
+    with pytest.raises(ValueError, match="no such run; every training"):
+        compare_runs(Config(before=str(tmp_path / "none.pt"), after=str(base_file)))
     save_checkpoint(tmp_path / "none.pt", load_model(base_file), pairs=3)
     with pytest.raises(ValueError, match="does not say on which pairs"):
         compare_runs(Config(before=str(tmp_path / "none.pt"), after=str(base_file)))
@@ -69,9 +99,16 @@ def test_runs_that_cannot_be_compared_are_one_sentence(base_file, tmp_path):
 
 def test_small_talk_is_counted(tiny, tokenizer, base_file):
     lines = everyday_lines()
-    known = lines[:6]
-    teach(tiny, tokenizer, [p for p, _ in known], [a for _, a in known])
-    text = describe_small_talk(load_model(base_file), tiny, tokenizer)
-    assert text.startswith(f"{len(lines)} everyday questions: ") and "answered otherwise: " in text
+    known, other = lines[:6], lines[6]
+    teach(tiny, tokenizer, [p for p, _ in known] + [other[0]], [a for _, a in known] + [" Hm."])
+    assert answer_prompts(tiny, tokenizer, [other[0]]) == [" Hm."]
+    base = load_model(base_file)
+    text = describe_small_talk(base, tiny, tokenizer)
+    [before] = answer_prompts(base, tokenizer, [lines[0][0]])
+    assert text.startswith(f"{len(lines)} everyday questions: ") and f"  {lines[0][0]}{before} -> {lines[0][1]}" in text
+    own = sum(
+        a == right for a, (_, right) in zip(answer_prompts(tiny, tokenizer, [p for p, _ in lines]), lines, strict=True)
+    )
+    assert own >= 6 and f"0.00 % (0.00 to 0.53) before, {100 * own / len(lines):.2f} % (" in text
     same = describe_small_talk(tiny, tiny, tokenizer)
     assert "100.00 % (99.47 to 100.00) answered as before" in same and same.endswith("answered otherwise: 0")

@@ -23,17 +23,18 @@ def history(looks=None, **curves):
         "logps/chosen": ramp(-4, -1), "logps/rejected": ramp(-2, -5), "grad_norm": [1.0] * STEPS, "lr": [1e-5] * STEPS,
     }  # fmt: skip
     looks = {"exact/held_out": [0.0, 0.3, 0.6, 0.8, 0.9], "exact/trained": [0.0, 0.3, 0.7, 0.9, 0.95]} | (looks or {})
-    looks = {"step": [0, 15, 30, 45, 60], "kl": [0.0, 0.2, 0.5, 0.9, 1.2], **looks}
+    looks = {"step": [0, 15, 30, 45, 60], "kl": [0.0, 0.2, 0.5, 0.9, 1.2]} | looks
     return History(steps | {name.replace("__", "/"): values for name, values in curves.items()}, looks)
 
 
 FLAT = {"exact/held_out": [0.0, 0.0, 0.01, 0.0, 0.0], "exact/trained": [0.0, 0.0, 0.0, 0.01, 0.01]}
+UNTRAINED = FLAT | {"kl": [0.0] * 5}
 UNMOVED = {"rewards__chosen": [0.0] * STEPS, "rewards__rejected": [0.0] * STEPS, "rewards__margins": [0.0] * STEPS}
 AT_LN_2 = {"loss__preference": [math.log(2)] * STEPS, "rewards__accuracies": [0.0] * STEPS}
 CASES = {
     "healthy": history(),
-    "stuck": history(FLAT, **UNMOVED, **AT_LN_2),
-    "learning rate zero": history(FLAT, **UNMOVED, **AT_LN_2, lr=[0.0] * STEPS),
+    "stuck": history(UNTRAINED, **UNMOVED, **AT_LN_2),
+    "learning rate zero": history(UNTRAINED, **UNMOVED, **AT_LN_2, lr=[0.0] * STEPS),
     "saturated without learning": history(FLAT, loss__preference=ramp(math.log(2), 0.01)),
     "chosen falling": history(rewards__chosen=ramp(0, -0.4), rewards__rejected=ramp(0, -1.0)),
     "diverging": history(loss__preference=ramp(math.log(2), 0.4)[: STEPS // 2] + ramp(0.55, 2.0)[: STEPS // 2]),
@@ -60,7 +61,7 @@ def test_each_rule_fires_alone_on_its_own_history(name):
         ),
         ("chosen falling", ["reward -0.39, rejected -0.97", "both are being pushed down. Raise nll_coef"]),
         ("diverging", ["began at 0.693", "Lower base_lr"]),
-        ("memorising", ["rose by 80 points, held-out ones by 2", "more fact families"]),
+        ("memorising", ["rose by 80 points, held-out ones by 2: ", "more fact families"]),
         ("overshooting", ["92% of the held-out questions were right after step 30, 40% at the end", "stop earlier"]),
         ("no problem seen", ["Nobody looked at held-out questions"]),
     ],
@@ -79,16 +80,37 @@ def test_several_problems_are_all_told():
     assert "the rejected ones gained instead" in read_curves(gained)[0].text
 
 
-def test_a_falling_loss_that_wobbles_is_not_diverging():
-    wobble = [value + (0.03 if i % 2 else -0.03) for i, value in enumerate(ramp(math.log(2), 0.5))]
+def test_what_was_reached_and_lost_is_overshooting_and_not_saturated():
+    lost = [0.0, 0.5, 0.9, 0.2, 0.0]
+    assert [r.name for r in read_curves(history({"exact/held_out": lost, "exact/trained": lost}))] == ["overshooting"]
+
+
+def test_a_base_that_was_good_already_is_told_to_be():
+    good = {"exact/held_out": [0.92] * 5, "exact/trained": [0.98] * 5}
+    assert [r.name for r in read_curves(history(good))] == ["healthy"]
+    middling = history({"exact/held_out": [0.3] * 5, "exact/trained": [0.3, 0.4, 0.4, 0.4, 0.4]})
+    assert "train longer" in read_curves(middling)[0].text
+
+
+@pytest.mark.parametrize("start", [math.log(2), 1.0, 25.0, 2500.0])  # sigmoid, hinge, ipo at beta 0.1 and 0.01
+def test_a_falling_loss_that_wobbles_is_not_diverging(start):
+    wobble = [value * (1.05 if i % 2 else 0.95) for i, value in enumerate(ramp(start, 0.7 * start))]
     assert [r.name for r in read_curves(history(loss__preference=wobble))] == ["healthy"]
+    rising = ramp(start, 1.2 * start)
+    assert [r.name for r in read_curves(history(loss__preference=rising))] == ["diverging"]
 
 
-def test_short_and_odd_runs():
-    assert [r.name for r in read_curves(History())] == ["no steps"]
-    one = {name: values[-1:] for name, values in history().steps.items()}
-    assert read_curves(History(one, {"step": [0, 1], "exact/held_out": [0.0, 0.5], "exact/trained": [0.0, 0.5]}))
-    foreign = history({"exact/trained": [math.nan] * 5})  # pairs that are no arithmetic
-    assert [r.name for r in read_curves(foreign)] == ["healthy"]
-    untaught = history({"exact/held_out": [0.0] * 5, "exact/trained": [math.nan] * 5})
-    assert [r.name for r in read_curves(untaught)] == ["saturated without learning"]
+def test_a_small_beta_hides_the_margin_and_not_the_distance():
+    moved = history(**UNMOVED, **AT_LN_2)
+    assert "stuck" not in [r.name for r in read_curves(moved)], "held-out answers and the KL have risen"
+    moved.looks["kl"] = [0.0] * 5
+    assert "stuck" in [r.name for r in read_curves(moved)]
+
+
+def test_short_runs():
+    def first(n, looks=None):
+        return History({name: values[:n] for name, values in history().steps.items()}, looks or {})
+
+    assert [r.name for r in read_curves(first(1))] == ["too short to read"]
+    five = {name: [values[0], *values[-4:]] for name, values in history().steps.items()}
+    assert "100% of the pairs are ranked right" in read_curves(History(five, {}))[0].text, "without the untrained step"

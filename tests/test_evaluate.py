@@ -77,6 +77,14 @@ def test_a_model_that_always_or_never_knows():
     assert "0.00 % (0.00 to 13.80)" in lines[2] and "100.00 %" in forms_table(result)
 
 
+def test_a_group_that_was_not_asked_shows_dashes():
+    lines = table({"one": evaluate([judge(Question("a+b", 17, 19), REFUSAL)])}).splitlines()
+    assert [cell.strip() for cell in lines[2].split("|")][3:9] == ["0", "-", "-", "-", "-", "-"]
+    for group in GROUPS:
+        with pytest.raises(ValueError, match="n is -5; at least one question a group is needed"):
+            sample_questions(group, -5, seed=1)
+
+
 def test_answer_and_reason_and_end_are_counted_apart():
     question = Question("a+b", 17, 19)
     texts = [
@@ -118,7 +126,7 @@ def test_a_guess_that_would_go_on_or_stop_earlier_is_dropped(tiny, tokenizer):
     teach(tiny, tokenizer, ["1+1=?"], [" I know. No."])
     [answer] = answer_prompts(tiny, tokenizer, ["1+1=?"])
     assert answer == " I know."
-    for guess in (" I know", " I know. No.", "", " You know."):
+    for guess in (" I know", " I know. No.", "", " You know.", " I" * 50 + "."):
         assert answer_prompts(tiny, tokenizer, ["1+1=?"], guesses=[guess]) == [answer]
 
 
@@ -142,7 +150,7 @@ def test_command_line(base_file, tmp_path):
     result = json.loads((tmp_path / "r.json").read_text())
     assert "held-out additive" in out and result["n"] == 48 and result["decoding"] == "greedy"
     assert result["checkpoint"] == str(base_file) and [g for g in result["groups"] if g in GROUPS] == list(GROUPS)
-    assert set(result["groups"]["seen/additive"]["right"]) == {"count", "rate", "low", "high"}
+    assert set(result["groups"]["seen/additive"]["right"]) == {"n", "count", "rate", "low", "high"}
     (tmp_path / "p.txt").write_text("1+1=?\n\n2*3=?\n")
     lines = run(f"--checkpoint={base_file}", f"--prompts={tmp_path / 'p.txt'}").splitlines()
     assert [line.split("\t")[0] for line in lines] == ["1+1=?", "2*3=?"]

@@ -39,6 +39,21 @@ def test_outcomes_add_up():
     assert "16.67 %" in row and "33.33 %" in row and "50.00 %" in row
 
 
+def test_the_model_is_asked_in_the_format(tiny, tokenizer, monkeypatch):
+    asked = {}
+
+    def answer(model, tokenizer, questions, prompts):
+        asked[len(asked)] = prompts
+        return [judge(question, "") for question in questions]
+
+    monkeypatch.setattr(formats, "answer_questions", answer)
+    replies = formats.ask_formats(tiny, tokenizer, 3, seed=1)
+    assert list(replies) == list(FORMATS)
+    assert list(asked.values()) == [sample_format(name, 3, 1)[1] for name in FORMATS]
+    with pytest.raises(ValueError, match="n is 0; at least one question a format is needed"):
+        formats.ask_formats(tiny, tokenizer, 0, seed=1)
+
+
 def test_command(base_file, tmp_path, capsys):
     formats.main(formats.Config(checkpoint=str(base_file), n=2, json=str(tmp_path / "f.json"), device="cpu"))
     assert "three-digit sums" in capsys.readouterr().out

@@ -5,7 +5,6 @@ import pytest
 import torch
 from conftest import teach
 
-from dpo.arithmetic import parse_question
 from dpo.history import History, Observer, kl_to_reference
 from dpo.pairs import Pair
 from sft.answers import answer_prompts
@@ -45,14 +44,20 @@ def _logp(model, tokenizer, answer):
 
 
 def test_the_observer_asks_the_same_every_time(tiny, tokenizer):
-    pairs = [Pair(f"{a}+1=?", f" The answer is {a + 1}.", " No.", a) for a in range(9)]
-    pairs += [Pair("How are you?", " Fine.", " No.", 10), pairs[0]]
+    pairs = [Pair(f"{a}+1=?", f" {a + 1}.", " No.", a) for a in range(9)] + [Pair("How are you?", " Fine.", " No.", 10)]
     one, other = (Observer(tiny, tokenizer, pairs, n=4, seed=1) for _ in range(2))
     assert one.held_out == other.held_out and one.trained == other.trained
     assert all(q.held_out for q in one.held_out) and sum(q.additive for q in one.held_out) == 2
-    assert len(one.held_out) == len(set(one.trained)) == 4
-    assert set(one.trained) <= {parse_question(pair.prompt) for pair in pairs[:9]}
+    assert len(one.held_out) == len(one.trained) == 4
     look = one.look(tiny)
     assert look == other.look(tiny) and look["exact/held_out"] == 0 and look["kl"] == pytest.approx(0, abs=1e-6)
-    foreign = Observer(tiny, tokenizer, pairs[9:10], n=4, seed=1)
-    assert foreign.trained == [] and math.isnan(foreign.look(tiny)["exact/trained"])
+
+
+def test_held_out_and_trained_answers_are_told_apart(tiny, tokenizer):
+    pairs = [Pair("How are you?", " Fine.", " No.", 1), Pair("Who are you?", " Me.", " No.", 2)]
+    observer = Observer(copy.deepcopy(tiny), tokenizer, pairs, n=2, seed=1)
+    teach(tiny, tokenizer, ["How are you?", "Who are you?"], [" Fine.", " You."])
+    look = observer.look(tiny)
+    assert look["exact/trained"] == 0.5 and look["exact/held_out"] == 0.0 and look["kl"] > 0.05
+    teach(tiny, tokenizer, [q.text for q in observer.held_out], [q.right_answer for q in observer.held_out])
+    assert observer.look(tiny)["exact/held_out"] == 1.0

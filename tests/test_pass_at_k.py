@@ -27,10 +27,11 @@ def test_it_needs_enough_answers():
 
 
 def test_every_question_is_counted_by_itself(tiny, tokenizer, monkeypatch):
-    questions = [Question("a+b", 1, 2), Question("a*b", 3, 4), Question("a-b", 9, 4)]
+    questions, seeds = [Question("a+b", 1, 2), Question("a*b", 3, 4), Question("a-b", 9, 4)], []
 
     def draw(model, tokenizer, prompts, temperature, generator, progress):
         assert temperature == 1.0
+        seeds.append(generator.initial_seed())
         times = dict.fromkeys(prompts, 0)
         answers = []
         for text in prompts:  # right once for the first, always for the second, never for the third
@@ -42,6 +43,7 @@ def test_every_question_is_counted_by_itself(tiny, tokenizer, monkeypatch):
 
     monkeypatch.setattr(module, "answer_prompts", draw)
     assert count_right(tiny, tokenizer, questions, samples=4, seed=1) == [1, 4, 0]
+    assert seeds == [torch.Generator().manual_seed(1).initial_seed()]
 
 
 def test_means_over_questions(tiny, tokenizer, monkeypatch):
