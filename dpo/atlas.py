@@ -25,7 +25,7 @@ from sft.device import best_device
 from sft.tokenizer import load_tokenizer
 
 MAPS = ("a+b", "a-b", "a*b")  # the forms that are drawn, operand a against operand b
-ANSWER_CODE = [ROOT / "model.py", ROOT / "dpo/arithmetic.py", ROOT / "dpo/evaluate.py", ROOT / "sft/meta.pkl"]
+ANSWER_CODE = [ROOT / "model.py", ROOT / "dpo/arithmetic.py", ROOT / "sft/meta.pkl"]
 ANSWER_CODE += [ROOT / f"sft/{name}.py" for name in ("answers", "checkpoint", "rows", "tokenizer")]
 
 

@@ -21,6 +21,7 @@ from sft.device import best_device
 from sft.tokenizer import Tokenizer, load_tokenizer
 
 GROUPS = ("held_out/additive", "held_out/multiplicative", "seen/additive", "seen/multiplicative")
+SHARES = ("answer", "reason", "refused", "ended")  # shown beside the right answers
 PROBE = 64  # so many questions, or a few more, are answered in full before the rest is guessed
 
 
@@ -146,12 +147,11 @@ def in_words(group: str) -> str:
     return " ".join([side.replace("_", "-"), kind]) + "".join(f", {word.replace('_', ' ')}" for word in rest)
 
 
-def percent(share: dict, interval: bool = True) -> str:
+def percent(share: dict) -> str:
     """`99.97 % (99.83 to 99.99)`: the rate and its 95 % interval; a dash where nothing was asked."""
     if not share["n"]:
         return "-"
-    between = f" ({100 * share['low']:.2f} to {100 * share['high']:.2f})" if interval else ""
-    return f"{100 * share['rate']:.2f} %{between}"
+    return f"{100 * share['rate']:.2f} % ({100 * share['low']:.2f} to {100 * share['high']:.2f})"
 
 
 def markdown(rows: list[list[str]]) -> str:
@@ -164,11 +164,11 @@ def markdown(rows: list[list[str]]) -> str:
 
 def table(results: dict[str, dict]) -> str:
     """The groups of one or more results of `evaluate`, each under its name (`before`, `after`), with 95 % intervals."""
-    rows = [["questions", "model", "n", "right", "answer right", "reason right", "refused", "ended", "median length"]]
+    rows = [["questions", "model", "n", "right", *(f"{key}, %" for key in SHARES), "median length"]]
     for group in next(iter(results.values()))["groups"]:
         for name, result in results.items():
             s = result["groups"][group]
-            shares = [percent(s[key], interval=False) for key in ("answer", "reason", "refused", "ended")]
+            shares = [f"{100 * s[key]['rate']:.2f}" if s["n"] else "-" for key in SHARES]
             rows.append([in_words(group), name, f"{s['n']:,}", percent(s["right"]), *shares, f"{s['median_length']:g}"])
     return markdown(rows)
 

@@ -15,7 +15,7 @@ from dpo.history import History
 
 # Okabe-Ito colours: told apart by everyone; every line also has its own style and its name beside it.
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
-SHARES = ([0, 0.25, 0.5, 0.75, 1], ["0 %", "25 %", "50 %", "75 %", "100 %"])  # ticks of a rate
+PERCENT_TICKS = ([0, 0.25, 0.5, 0.75, 1], ["0 %", "25 %", "50 %", "75 %", "100 %"])  # ticks of a rate
 STEP_PANELS = {
     "Loss": {
         "loss": ("total", GREY, ":"),
@@ -82,7 +82,7 @@ def _draw_panel(axis, title: str, lines: dict, steps: list, columns: dict, total
         labels.append((columns[name][-1], label, color))
     if title in ("Pairs ranked right", "Questions answered right"):
         axis.set_ylim(-0.05, 1.1)
-        axis.set_yticks(*SHARES)
+        axis.set_yticks(*PERCENT_TICKS)
     else:
         axis.margins(y=0.12)
     if title == "Loss" and abs(columns["loss/preference"][0] - LN_2) < 0.01:  # not for hinge and ipo
@@ -139,7 +139,7 @@ def before_after_figure(before: dict, after: dict) -> Figure:
     names = [f"{in_words(group)}\nn = {after['groups'][group]['n']:,}" for group in groups]
     axis.set_yticks(range(len(groups), 0, -1), names)
     axis.set_xlim(0, 1.2)
-    axis.set_xticks(*SHARES)
+    axis.set_xticks(*PERCENT_TICKS)
     axis.set_xlabel("greedy answers with the right number and the right reason")
     return figure
 
@@ -158,7 +158,7 @@ def pass_at_k_figure(results: dict[str, dict], tuned: dict) -> Figure:
             axis.fill_between(list(points), low, high, color=color, alpha=0.15, linewidth=0)
             labels.append((points[max(points)]["rate"], name, color))
         greedy = tuned["groups"][group]["right"]["rate"]
-        axis.axhline(greedy, color=ORANGE, linewidth=1.4, linestyle=":")
+        axis.plot([1, max(points)], [greedy] * 2, color=ORANGE, linewidth=1.4, linestyle=":")
         axis.annotate(
             f"tuned, one greedy answer: {greedy:.0%}", (1, greedy), (0, 3), textcoords="offset points", color=ORANGE
         )
@@ -167,7 +167,7 @@ def pass_at_k_figure(results: dict[str, dict], tuned: dict) -> Figure:
         axis.set_xticks([], minor=True)
         axis.set_xlim(0.9, max(points) * 4.5)
         axis.set_ylim(-0.04, 1.14)
-        axis.set_yticks(*SHARES)
+        axis.set_yticks(*PERCENT_TICKS)
         _label_ends(axis, labels, max(points))
         axis.set_title(f"{in_words(group)}, n = {result[group]['n']}", fontsize=11, loc="left")
         axis.set_xlabel("k, answers drawn at temperature 1")
