@@ -73,17 +73,20 @@ def _counted(name: str, lines: list[str]) -> list[str]:
 
 def describe_pairs(before: list[tuple], after: list[tuple]) -> str:
     """The row-level difference of two lists of pairs, in words; another answer to a question is a changed row."""
-    removed, new = pairs_difference(before, after)
-    if not removed and not new:
+    gone, new = pairs_difference(before, after)
+    if not gone and not new:
         return f"Pairs: the same {len(after):,} rows."
+    rows_of: dict[str, list[tuple]] = {}
+    for row in gone:
+        rows_of.setdefault(row[0], []).append(row)
     added, edits = [], []
     for row in new:
-        old = next((candidate for candidate in removed if candidate[0] == row[0]), None)
-        if old is None:
+        if not rows_of.get(row[0]):
             added.append(row)
             continue
-        removed.remove(old)
+        old = rows_of[row[0]].pop(0)
         edits += [f"{row[0]}{was} -> {now}" for was, now in zip(old[1:], row[1:], strict=True) if was != now]
+    removed = [row for rows in rows_of.values() for row in rows]
     lines = [f"Pairs: {len(before):,} rows before, {len(after):,} now.", *_counted("changed answers", edits)]
     for name, rows in (("added", added), ("removed", removed)):
         lines += _counted(name, [f"{prompt}{chosen}  not {rejected}" for prompt, chosen, rejected in rows])
