@@ -62,19 +62,16 @@ class CausalSelfAttention(nn.Module):
         self.resid_dropout = nn.Dropout(config.dropout)
         self.n_head, self.dropout, self.layer = config.n_head, config.dropout, layer
 
-    def forward(self, x: Tensor, positions: Tensor, cache: Cache | None) -> Tensor:
+    def forward(self, x: Tensor, positions: Tensor, cache: Cache | None, visible: Tensor | None) -> Tensor:
         batch, length, width = x.shape
         q, k, v = (
             part.view(batch, length, self.n_head, width // self.n_head).transpose(1, 2)
             for part in self.c_attn(x).split(width, dim=2)
         )
-        if cache is None:
-            dropout = self.dropout if self.training else 0.0
-            y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
-        else:
+        if cache is not None:
             k, v = cache.update(self.layer, positions, k, v)
             visible = torch.arange(k.shape[2], device=x.device) <= positions[:, None, :, None]  # (B, 1, T, used)
-            y = F.scaled_dot_product_attention(q, k, v, attn_mask=visible)
+        y = _attend(q, k, v, visible, self.dropout if self.training else 0.0)
         return self.resid_dropout(self.c_proj(y.transpose(1, 2).reshape(batch, length, width)))
 
 
@@ -97,8 +94,8 @@ class Block(nn.Module):
         self.ln_2 = LayerNorm(config.n_embd, config.bias)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor, positions: Tensor, cache: Cache | None) -> Tensor:
-        x = x + self.attn(self.ln_1(x), positions, cache)
+    def forward(self, x: Tensor, positions: Tensor, cache: Cache | None, visible: Tensor | None) -> Tensor:
+        x = x + self.attn(self.ln_1(x), positions, cache, visible)
         return x + self.mlp(self.ln_2(x))
 
 
@@ -131,15 +128,24 @@ class GPT(nn.Module):
         if isinstance(module, nn.Linear) and module.bias is not None:
             nn.init.zeros_(module.bias)
 
-    def hidden_states(self, idx: Tensor, positions: Tensor | None = None, cache: Cache | None = None) -> Tensor:
-        """Final hidden states (B, T, n_embd) of ids (B, T); with a cache, of new ids at `positions` (B, T)."""
+    def hidden_states(
+        self,
+        idx: Tensor,
+        positions: Tensor | None = None,
+        cache: Cache | None = None,
+        visible: Tensor | None = None,
+    ) -> Tensor:
+        """Final hidden states (B, T, n_embd) of ids (B, T); with a cache, of new ids at `positions` (B, T).
+
+        Without a cache, `visible` (B, 1, T, T) says which ids each id looks at; without it, all up to itself.
+        """
         if positions is None:
             if idx.shape[1] > self.config.block_size:
                 raise ValueError(f"{idx.shape[1]} characters do not fit into the block of {self.config.block_size}")
             positions = torch.arange(idx.shape[1], device=idx.device)[None]
         x = self.transformer.drop(self.transformer.wte(idx) + self.transformer.wpe(positions))
         for block in self.transformer.h:
-            x = block(x, positions, cache)
+            x = block(x, positions, cache, visible)
         return self.transformer.ln_f(x)
 
     def forward(
@@ -237,6 +243,15 @@ class GPT(nn.Module):
         others = [p for p in self.parameters() if p.requires_grad and p.dim() < 2]
         groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
         return torch.optim.AdamW(groups, lr=learning_rate, betas=betas, fused=device_type in ("cpu", "cuda"))
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None, dropout: float) -> Tensor:
+    """Scaled dot-product attention of (B, n_head, T, head_width); causal where `visible` is not given."""
+    settings = {"attn_mask": visible, "dropout_p": dropout, "is_causal": visible is None}
+    if not q.is_cpu:
+        return F.scaled_dot_product_attention(q, k, v, **settings)
+    with torch.autocast("cpu", enabled=False):  # in bfloat16 its backward pass takes four times as long on a CPU
+        return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), **settings)
 
 
 def _uniform(rows: int, columns: int, generator: torch.Generator | None) -> Tensor:

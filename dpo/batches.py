@@ -4,6 +4,7 @@ import random
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import takewhile
 
 import torch
 from torch import Tensor
@@ -12,9 +13,10 @@ from tqdm import tqdm
 from dpo.loss import sequence_logps
 from dpo.pairs import Pair
 from model import GPT
-from sft.rows import Row, Rows, collate, encode_row
+from sft.rows import Row, encode_row
 from sft.tokenizer import Tokenizer
 
+SHARED = 0  # branch of the ids that both texts share
 BUCKET_BATCHES = 8  # so many batches are shuffled together and then sorted by length
 
 
@@ -25,11 +27,34 @@ class Example:
 
 
 @dataclass(frozen=True, slots=True)
-class PairBatch:
-    """B pairs: two sets of rows, each padded to its own longest, and what the reference says of them (B,)."""
+class Scored:
+    """Where one answer of each of B pairs is scored, (B, C): its text is a path through the row of its pair."""
 
-    chosen: Rows
-    rejected: Rows
+    at: Tensor  # which place of the row predicts the target
+    targets: Tensor  # ids of the text but its first
+    completion_mask: Tensor  # bool: whether the target belongs to the answer
+
+
+@dataclass(frozen=True, slots=True)
+class PackedPairs:
+    """B pairs, a row each: what both texts share, once; then the rest of the chosen, then of the rejected answer.
+
+    A row saves the prompt (and, for near misses, the start of the answer) from being computed twice. `visible` keeps
+    the two rests from seeing each other, so that every id sees just the text before it.
+    """
+
+    inputs: Tensor  # (B, T) ids
+    positions: Tensor  # (B, T) place of each id in its own text
+    visible: Tensor  # (B, 1, T, T) bool: which ids each id looks at
+    chosen: Scored
+    rejected: Scored
+
+
+@dataclass(frozen=True, slots=True)
+class PairBatch:
+    """B pairs and what the reference says of their answers (B,)."""
+
+    pairs: PackedPairs
     reference_chosen_logps: Tensor
     reference_rejected_logps: Tensor
 
@@ -38,6 +63,44 @@ def encode_pairs(tokenizer: Tokenizer, pairs: list[Pair]) -> list[Example]:
     return [
         Example(encode_row(tokenizer, p.prompt, p.chosen), encode_row(tokenizer, p.prompt, p.rejected)) for p in pairs
     ]
+
+
+def shared_length(example: Example) -> int:
+    """How many ids both texts begin with; the last id of each text, which predicts nothing, is left out."""
+    texts = [row.prompt + row.completion[:-1] for row in (example.chosen, example.rejected)]
+    return sum(1 for _ in takewhile(lambda two: two[0] == two[1], zip(*texts, strict=False)))
+
+
+def packed_length(example: Example) -> int:
+    return len(example.chosen) + len(example.rejected) - 2 - shared_length(example)
+
+
+def pack(examples: list[Example], device: str | torch.device = "cpu") -> PackedPairs:
+    columns = [_pack_one(example) for example in examples]
+    inputs, positions, branch, *scored = (_padded(column, device) for column in zip(*columns, strict=True))
+    same = branch[:, :, None] == branch[:, None, :]
+    visible = (same | (branch[:, None, :] == SHARED)).tril()[:, None]
+    chosen, rejected = (Scored(at, targets, mask.bool()) for at, targets, mask in (scored[:3], scored[3:]))
+    return PackedPairs(inputs, positions, visible, chosen, rejected)
+
+
+def _pack_one(example: Example) -> list[list[int]]:
+    """The columns of one row: inputs, positions, branch; at, targets and mask of chosen, then of rejected."""
+    chosen, rejected = (row.prompt + row.completion for row in (example.chosen, example.rejected))
+    shared, c, r = shared_length(example), len(chosen) - 1, len(rejected) - 1
+    unscored = len(example.chosen.prompt) - 1
+    return [
+        chosen[:-1] + rejected[shared:-1],
+        [*range(c), *range(shared, r)],
+        [SHARED] * shared + [1] * (c - shared) + [2] * (r - shared),
+        [*range(c)], chosen[1:], [0] * unscored + [1] * (c - unscored),
+        [*range(shared), *range(c, c + r - shared)], rejected[1:], [0] * unscored + [1] * (r - unscored),
+    ]  # fmt: skip
+
+
+def _padded(rows: tuple[list[int], ...], device: str | torch.device) -> Tensor:
+    longest = max(map(len, rows))
+    return torch.tensor([row + [0] * (longest - len(row)) for row in rows], device=device)
 
 
 def batch_order(lengths: list[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
@@ -66,18 +129,24 @@ def batches(
     device: str | torch.device = "cpu",
 ) -> Iterator[PairBatch]:
     """The batches of one epoch; `reference_logps` (N, 2) holds chosen and rejected of each example."""
-    for indices in batch_order([len(e.chosen) for e in examples], batch_size, seed, epoch):
-        yield PairBatch(
-            collate([examples[i].chosen for i in indices], device),
-            collate([examples[i].rejected for i in indices], device),
-            *reference_logps[indices].to(device).unbind(dim=1),
+    for indices in batch_order([packed_length(e) for e in examples], batch_size, seed, epoch):
+        packed = pack([examples[i] for i in indices], device)
+        yield PairBatch(packed, *reference_logps[indices].to(device).unbind(dim=1))
+
+
+def pair_logps(model: GPT, pairs: PackedPairs) -> tuple[Tensor, Tensor]:
+    """log pi(y_w|x) and log pi(y_l|x) of each pair under the model, (B,) each, from one forward pass."""
+    hidden = model.hidden_states(pairs.inputs, pairs.positions, visible=pairs.visible)
+    logits = model.lm_head(hidden)
+    chosen, rejected = (
+        sequence_logps(
+            logits.gather(1, answer.at[..., None].expand(-1, -1, logits.shape[2])),
+            answer.targets,
+            answer.completion_mask,
         )
-
-
-def rows_logps(model: GPT, rows: Rows) -> Tensor:
-    """log pi(y|x) of each row under the model, (B,)."""
-    logits, _ = model(rows.inputs, full_seq=True)
-    return sequence_logps(logits, rows.targets, rows.completion_mask)
+        for answer in (pairs.chosen, pairs.rejected)
+    )
+    return chosen, rejected
 
 
 @torch.no_grad()
@@ -86,14 +155,13 @@ def compute_reference_logps(
 ) -> Tensor:
     """log pi_ref of every chosen and rejected answer, (N, 2): once, since the reference never changes."""
     device = reference.lm_head.weight.device
-    rows = [row for example in examples for row in (example.chosen, example.rejected)]
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-    logps = torch.empty(len(rows))
+    order = sorted(range(len(examples)), key=lambda i: packed_length(examples[i]))
+    logps = torch.empty(len(examples), 2)
     with tqdm(
-        total=len(rows), desc=progress, unit="row", disable=not progress, mininterval=1.0, file=sys.stdout
+        total=len(order), desc=progress, unit="pair", disable=not progress, mininterval=1.0, file=sys.stdout
     ) as bar:
         for start in range(0, len(order), batch_size):
             part = order[start : start + batch_size]
-            logps[part] = rows_logps(reference, collate([rows[i] for i in part], device)).cpu()
+            logps[part] = torch.stack(pair_logps(reference, pack([examples[i] for i in part], device)), dim=1).cpu()
             bar.update(len(part))
-    return logps.view(-1, 2)
+    return logps

@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
 from configurator import configure
-from dpo.batches import PairBatch, batches, compute_reference_logps, encode_pairs, rows_logps
+from dpo.batches import PairBatch, batches, compute_reference_logps, encode_pairs, pair_logps
 from dpo.curves import describe
 from dpo.history import History, Observer
 from dpo.loss import LOSS_TYPES, dpo_loss
@@ -22,7 +22,7 @@ from dpo.pairs import Pair, load_pairs
 from dpo.provenance import environment
 from model import GPT
 from sft.checkpoint import load_model, save_checkpoint
-from sft.device import best_device
+from sft.device import autocast, best_device
 from sft.optimizers import make_optimizers, make_schedulers
 from sft.tokenizer import load_tokenizer
 
@@ -48,6 +48,7 @@ class Config:
     eval_questions: int = 100  # held-out questions in a look, and as many of the pairs
     seed: int = 1  # of the order of the pairs
     device: str = "auto"  # auto, cpu, cuda or mps
+    precision: str = "auto"  # of the matrix products in training: auto, float32 or bfloat16
 
 
 def dpo_step(
@@ -58,11 +59,11 @@ def dpo_step(
     DPO (Eq. 7) plus `nll_coef` times the chosen answer's negative log-likelihood, mean per character of each answer:
     the RPO term of Pang et al. 2024 (arXiv 2404.19733).
     """
-    chosen_logps, rejected_logps = rows_logps(policy, batch.chosen), rows_logps(policy, batch.rejected)
+    chosen_logps, rejected_logps = pair_logps(policy, batch.pairs)
     losses, chosen_rewards, rejected_rewards = dpo_loss(
         chosen_logps, rejected_logps, batch.reference_chosen_logps, batch.reference_rejected_logps, beta, loss_type
     )
-    nll = (-chosen_logps / batch.chosen.completion_mask.sum(dim=1)).mean()
+    nll = (-chosen_logps / batch.pairs.chosen.completion_mask.sum(dim=1)).mean()
     loss = losses.mean() + nll_coef * nll
     margins = chosen_rewards - rejected_rewards
     metrics = {
@@ -132,7 +133,8 @@ def train(config: Config) -> tuple[GPT, History]:
     steps_per_epoch = math.ceil(len(examples) / config.batch_size)
     steps = steps_per_epoch * config.epochs
     print(f"{len(examples)} pairs, {steps} steps of {config.batch_size}, on {device}")
-    reference_logps = compute_reference_logps(reference, examples, progress="reference")
+    with autocast(device, config.precision):
+        reference_logps = compute_reference_logps(reference, examples, progress="reference")
     optimizers = make_optimizers(policy, config.optimizer, config.base_lr, config.muon_lr)
     schedulers = make_schedulers(optimizers, steps)
     history = History()
@@ -142,7 +144,8 @@ def train(config: Config) -> tuple[GPT, History]:
     with tqdm(total=steps, desc="DPO", unit="step", mininterval=1.0, file=sys.stdout) as bar:
         for epoch in range(config.epochs):
             for batch in batches(examples, reference_logps, config.batch_size, config.seed, epoch, device):
-                loss, metrics = dpo_step(policy, batch, config.beta, config.nll_coef, config.loss_type)
+                with autocast(device, config.precision):
+                    loss, metrics = dpo_step(policy, batch, config.beta, config.nll_coef, config.loss_type)
                 metrics |= update(policy, loss, optimizers, schedulers, config.max_grad_norm)
                 history.append(metrics)
                 if config.eval_every and (len(history) % config.eval_every == 0 or len(history) == steps):

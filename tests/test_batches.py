@@ -5,8 +5,11 @@ from dpo.batches import (
     batches,
     compute_reference_logps,
     encode_pairs,
-    rows_logps,
+    pack,
+    packed_length,
+    pair_logps,
 )
+from dpo.loss import sequence_logps
 from dpo.pairs import Pair, load_pairs
 from sft.rows import collate, encode_row
 
@@ -27,11 +30,48 @@ def test_rows_against_literal_tensors(tokenizer):
     assert scored == [" 3.\n", " 1.\n"], "the answer and one end mark; no prompt, no padding"
 
 
-def test_padding_and_company_change_nothing(tiny, tokenizer):
-    rows = [encode_row(tokenizer, f"{i}+2=?", " 1" * i + ".") for i in (1, 9, 20)]
-    together = rows_logps(tiny, collate(rows))
-    for row, logps in zip(rows, together, strict=True):
-        assert torch.allclose(rows_logps(tiny, collate([row]))[0], logps, atol=1e-4)
+def logps_alone(model, row):
+    """The same by the plain road: one text, one row, nothing shared and nothing padded."""
+    rows = collate([row])
+    logits, _ = model(rows.inputs, full_seq=True)
+    return sequence_logps(logits, rows.targets, rows.completion_mask)[0]
+
+
+NEAR_MISS = Pair("1+2=?", " The answer is 3.", " The answer is 4.", 1)
+REFUSED = Pair("10+2=?", " 12 because.", " No.", 2)
+PREFIX = Pair("1+1=?", " 2.", " 2. 2.", 3)  # one answer begins with the whole other
+
+
+def test_a_packed_row_against_literal_tensors(tokenizer):
+    # ids: newline 0, space 1, + 4, full stop 7, = 9, ? 10, digits from 12
+    [example] = encode_pairs(tokenizer, [Pair("1+2=?", " 3.", " 4.", 1)])
+    pairs = pack([example])
+    assert pairs.inputs.tolist() == [[13, 4, 14, 9, 10, 1, 15, 7, 16, 7]]  # "1+2=? 3." and then "4."
+    assert pairs.positions.tolist() == [[0, 1, 2, 3, 4, 5, 6, 7, 6, 7]]
+    seen_by_the_last = [True] * 6 + [False, False, True, True]
+    assert pairs.visible[0, 0, -1].tolist() == seen_by_the_last
+    assert pairs.visible[0, 0, :8, :8].equal(torch.ones(8, 8).tril().bool()), "the chosen text is causal"
+    assert pairs.rejected.at.tolist() == [[0, 1, 2, 3, 4, 5, 8, 9]]
+    for answer, text in ((pairs.chosen, " 3.\n"), (pairs.rejected, " 4.\n")):
+        assert tokenizer.decode(answer.targets[answer.completion_mask].tolist()) == text, "no prompt, one end mark"
+
+
+def test_packing_padding_and_company_change_nothing(tiny, tokenizer):
+    examples = encode_pairs(tokenizer, [NEAR_MISS, REFUSED, PREFIX])
+    assert [packed_length(e) for e in examples] == [22 + 2, 18 + 3, 8 + 3]
+    together = torch.stack(pair_logps(tiny, pack(examples)), dim=1)
+    for example, both in zip(examples, together, strict=True):
+        apart = torch.stack([logps_alone(tiny, example.chosen), logps_alone(tiny, example.rejected)])
+        assert torch.allclose(apart, both, atol=1e-4)
+
+
+def test_gradients_are_those_of_two_separate_passes(tiny, tokenizer):
+    [example] = encode_pairs(tokenizer, [NEAR_MISS])
+    chosen, rejected = pair_logps(tiny, pack([example]))
+    packed = torch.autograd.grad((2 * chosen - rejected).sum(), list(tiny.parameters()))
+    loss = 2 * logps_alone(tiny, example.chosen) - logps_alone(tiny, example.rejected)
+    for one, other in zip(packed, torch.autograd.grad(loss, list(tiny.parameters())), strict=True):
+        assert torch.allclose(one, other, atol=1e-4)
 
 
 def test_prompt_and_answer_encode_apart(tokenizer, pairs_file):
@@ -61,11 +101,12 @@ def test_reference_logps_belong_to_their_examples(tiny, tokenizer):
     examples = encode_pairs(tokenizer, pairs)
     logps = compute_reference_logps(tiny, examples, batch_size=4)
     for example, (chosen, rejected) in zip(examples, logps, strict=True):
-        assert torch.allclose(rows_logps(tiny, collate([example.chosen]))[0], chosen, atol=1e-4)
-        assert torch.allclose(rows_logps(tiny, collate([example.rejected]))[0], rejected, atol=1e-4)
+        assert torch.allclose(logps_alone(tiny, example.chosen), chosen, atol=1e-4)
+        assert torch.allclose(logps_alone(tiny, example.rejected), rejected, atol=1e-4)
     seen = 0
     for batch in batches(examples, logps, 4, seed=1, epoch=0):
-        assert torch.allclose(rows_logps(tiny, batch.chosen), batch.reference_chosen_logps, atol=1e-4)
-        assert torch.allclose(rows_logps(tiny, batch.rejected), batch.reference_rejected_logps, atol=1e-4)
+        chosen, rejected = pair_logps(tiny, batch.pairs)
+        assert torch.allclose(chosen, batch.reference_chosen_logps, atol=1e-4)
+        assert torch.allclose(rejected, batch.reference_rejected_logps, atol=1e-4)
         seen += len(batch.reference_chosen_logps)
     assert seen == 11

@@ -39,7 +39,7 @@ def test_step_0_is_ln_2_even_in_training_mode(prepared, tmp_path, tiny):
     assert loss.item() == pytest.approx(math.log(2), abs=1e-5)
     assert metrics["rewards/margins"] == pytest.approx(0, abs=1e-5)
     with_nll, metrics = dpo_step(policy, batch, beta=0.1, nll_coef=0.5)
-    characters = batch.chosen.completion_mask.sum(1)
+    characters = batch.pairs.chosen.completion_mask.sum(1)
     by_hand = (-batch.reference_chosen_logps / characters).mean().item()
     assert metrics["nll"] == pytest.approx(by_hand, rel=1e-5)
     assert with_nll.item() == pytest.approx(math.log(2) + 0.5 * by_hand, rel=1e-5)
