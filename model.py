@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 NEWLINE_ID = 0  # ends a line; an answer stops before it
 PERIOD_ID = 7  # ends a sentence; an answer stops after it
+DIGIT_IDS = range(12, 22)
 
 
 @dataclass

@@ -61,15 +61,20 @@ class Observer:
     def look(self, policy: GPT) -> dict[str, float]:
         """Shares of greedy answers, and the KL to the reference in nats an answer.
 
-        `exact/held_out`: right, number and reason; `exact/trained`: the chosen answer of its pair, letter by letter.
+        `exact/held_out`: right, number and reason, also of each kind alone; `exact/trained`: the chosen answer of its
+        pair, letter by letter.
         """
         replies = answer_questions(policy, self.tokenizer, self.held_out)
+        right = {"additive": [], "multiplicative": []}
+        for reply in replies:
+            right["additive" if reply.question.additive else "multiplicative"].append(reply.outcome == "right")
         chosen = [pair.chosen for pair in self.trained]
         trained = gives(policy, self.tokenizer, [pair.prompt for pair in self.trained], chosen)
         generator = torch.Generator().manual_seed(self.seed)
         prompts = [question.text for question in self.held_out]
         return {
             "exact/held_out": sum(reply.outcome == "right" for reply in replies) / len(replies),
+            **{f"exact/held_out/{group}": sum(members) / len(members) for group, members in right.items()},
             "exact/trained": sum(trained) / len(trained),
             "kl": kl_to_reference(policy, self.reference, self.tokenizer, prompts, generator),
         }

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from model import GPT
+from sft.device import best_precision
 
 ROOT = Path(__file__).parents[1]
 
@@ -32,9 +33,10 @@ def code_hash(paths: list[Path] | None = None) -> str:
     return digest.hexdigest()[:8]
 
 
-def environment(device: torch.device, seed: int, base: str, pairs: str) -> str:
+def environment(device: torch.device, precision: str, seed: int, base: str, pairs: str) -> str:
     name = (
         torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device}, {torch.get_num_threads()} threads"
     )
     versions = f"python {platform.python_version()}, torch {torch.__version__}"
-    return f"{versions}, {name}, seed {seed}, base {file_hash(base)}, pairs {file_hash(pairs)}, code {code_hash()}"
+    made_of = f"base {file_hash(base)}, pairs {file_hash(pairs)}, code {code_hash()}"
+    return f"{versions}, {name}, {best_precision(device, precision)}, seed {seed}, {made_of}"

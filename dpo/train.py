@@ -14,15 +14,15 @@ from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
 from configurator import configure
-from dpo.batches import PairBatch, batches, compute_reference_logps, encode_pairs, pair_logps
+from dpo.batches import PairBatch, batches, compute_reference_logps, encode_pairs, pair_logits
 from dpo.curves import describe
 from dpo.history import History, Observer
-from dpo.loss import LOSS_TYPES, dpo_loss
+from dpo.loss import LOSS_TYPES, dpo_loss, sequence_logps
 from dpo.pairs import Pair, load_pairs
 from dpo.provenance import environment
-from model import GPT
+from model import DIGIT_IDS, GPT
 from sft.checkpoint import load_model, save_checkpoint
-from sft.device import autocast, best_device
+from sft.device import autocast, best_device, best_precision
 from sft.optimizers import make_optimizers, make_schedulers
 from sft.tokenizer import load_tokenizer
 
@@ -40,6 +40,7 @@ class Config:
     muon_lr: float = 2e-3  # highest learning rate of Muon, with --optimizer=muon
     beta: float = 0.1  # how strongly the policy is held to the reference; it multiplies
     nll_coef: float = 0.2  # weight of the chosen answer's negative log-likelihood, 0 is pure DPO
+    digit_weight: float = 1.0  # how often a digit counts in that likelihood; other characters count once
     loss_type: str = "sigmoid"  # sigmoid (DPO), hinge or ipo
     optimizer: str = "adamw"  # adamw, or muon (with AdamW for what is no matrix)
     max_grad_norm: float = 1.0  # gradients longer than this are shortened
@@ -52,18 +53,28 @@ class Config:
 
 
 def dpo_step(
-    policy: GPT, batch: PairBatch, beta: float, nll_coef: float = 0.0, loss_type: str = "sigmoid"
+    policy: GPT,
+    batch: PairBatch,
+    beta: float,
+    nll_coef: float = 0.0,
+    loss_type: str = "sigmoid",
+    digit_weight: float = 1.0,
 ) -> tuple[Tensor, dict[str, float]]:
     """Mean loss over the batch, ready for backward, and its metrics.
 
     DPO (Eq. 7) plus `nll_coef` times the chosen answer's negative log-likelihood, mean per character of each answer:
-    the RPO term of Pang et al. 2024 (arXiv 2404.19733).
+    the RPO term of Pang et al. 2024 (arXiv 2404.19733). In that mean a digit counts `digit_weight` times.
     """
-    chosen_logps, rejected_logps = pair_logps(policy, batch.pairs)
+    chosen, rejected = batch.pairs.chosen, batch.pairs.rejected
+    chosen_logits, rejected_logits = pair_logits(policy, batch.pairs)
+    chosen_logps = sequence_logps(chosen_logits, chosen.targets, chosen.completion_mask)
+    rejected_logps = sequence_logps(rejected_logits, rejected.targets, rejected.completion_mask)
     losses, chosen_rewards, rejected_rewards = dpo_loss(
         chosen_logps, rejected_logps, batch.reference_chosen_logps, batch.reference_rejected_logps, beta, loss_type
     )
-    nll = (-chosen_logps / batch.pairs.chosen.completion_mask.sum(dim=1)).mean()
+    is_digit = (chosen.targets >= DIGIT_IDS[0]) & (chosen.targets <= DIGIT_IDS[-1])
+    weights = chosen.completion_mask * (1 + (digit_weight - 1) * is_digit)
+    nll = (-sequence_logps(chosen_logits, chosen.targets, weights) / weights.sum(dim=1)).mean()
     loss = losses.mean() + nll_coef * nll
     margins = chosen_rewards - rejected_rewards
     metrics = {
@@ -75,17 +86,34 @@ def dpo_step(
     return loss, {name: value.item() for name, value in metrics.items()}
 
 
+def accumulate(policy: GPT, parts: list[PairBatch], precision: str, *settings: float | str) -> dict[str, float]:
+    """Add up the gradients of a batch's mean loss, part by part; return the batch's metrics.
+
+    Every part weighs as many pairs as it holds, so the sum is the gradient of the whole batch. `settings` are those of
+    `dpo_step`. FloatingPointError, and no gradients, where a loss is not finite.
+    """
+    metrics, pairs, device = {}, sum(map(len, parts)), policy.lm_head.weight.device
+    for part in parts:
+        with autocast(device, precision):
+            loss, of_part = dpo_step(policy, part, *settings)
+        if not math.isfinite(of_part["loss"]):
+            policy.zero_grad(set_to_none=True)
+            raise FloatingPointError(
+                f"the loss is {of_part['loss']}; nothing was changed by this step: lower base_lr and start again"
+            )
+        share = len(part) / pairs
+        (share * loss).backward()
+        metrics = {name: metrics.get(name, 0.0) + share * value for name, value in of_part.items()}
+    return metrics
+
+
 def update(
-    policy: GPT, loss: Tensor, optimizers: list[torch.optim.Optimizer], schedulers: list[LambdaLR], max_grad_norm: float
+    policy: GPT, optimizers: list[torch.optim.Optimizer], schedulers: list[LambdaLR], max_grad_norm: float
 ) -> dict[str, float]:
-    """Backward, clip, step; FloatingPointError before anything moves if loss or gradients are not finite."""
-    if not math.isfinite(loss.item()):
-        raise FloatingPointError(
-            f"the loss is {loss.item()}; nothing was changed by this step: lower base_lr and start again"
-        )
-    loss.backward()
+    """Clip the gradients, step, clear them; FloatingPointError before anything moves if they are not finite."""
     grad_norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), max_grad_norm).item()
     if not math.isfinite(grad_norm):
+        policy.zero_grad(set_to_none=True)
         raise FloatingPointError(
             "the gradient is not finite; nothing was changed by this step: lower base_lr and start again"
         )
@@ -118,10 +146,14 @@ def save_run(out: str | Path, policy: GPT, pairs: list[Pair], **extras) -> None:
     new.replace(path)
 
 
-def train(config: Config) -> tuple[GPT, History]:
-    """Tune the base, write `dpo.pt` into the folder `out`, return the policy and its history."""
+def train(config: Config, history: History | None = None) -> tuple[GPT, History]:
+    """Tune the base, write `dpo.pt` into the folder `out`, return the policy and its history.
+
+    Until the end, `dpo.partial.pt` there holds the policy of the last look.
+    """
     check(config)
     tokenizer, device = load_tokenizer(), best_device(config.device)
+    precision = best_precision(device, config.precision)
     policy, reference = (load_model(config.base, device, len(tokenizer)) for _ in range(2))
     file = load_pairs(config.pairs, tokenizer, min(config.max_length, policy.config.block_size))
     for warning in file.warnings:
@@ -129,27 +161,30 @@ def train(config: Config) -> tuple[GPT, History]:
     if len(file.pairs) < config.batch_size:
         print(f"note: {len(file.pairs)} pairs are less than one batch of {config.batch_size}: one small step an epoch")
     Path(config.out).mkdir(parents=True, exist_ok=True)
+    partial = Path(config.out) / "dpo.partial.pt"
     examples = encode_pairs(tokenizer, file.pairs)
     steps_per_epoch = math.ceil(len(examples) / config.batch_size)
     steps = steps_per_epoch * config.epochs
-    print(f"{len(examples)} pairs, {steps} steps of {config.batch_size}, on {device}")
-    with autocast(device, config.precision):
-        reference_logps = compute_reference_logps(reference, examples, progress="reference")
-    optimizers = make_optimizers(policy, config.optimizer, config.base_lr, config.muon_lr)
-    schedulers = make_schedulers(optimizers, steps)
-    history = History()
+    history = History() if history is None else history
     if config.eval_every:
         observer = Observer(reference, tokenizer, file.pairs, config.eval_questions, config.seed)
         history.append_look(observer.look(policy))
+    print(f"{len(examples)} pairs, {steps} steps of {config.batch_size}, on {device} in {precision}")
+    with autocast(device, precision):
+        reference_logps = compute_reference_logps(reference, examples, progress="reference")
+    optimizers = make_optimizers(policy, config.optimizer, config.base_lr, config.muon_lr)
+    schedulers = make_schedulers(optimizers, steps)
     with tqdm(total=steps, desc="DPO", unit="step", mininterval=1.0, file=sys.stdout) as bar:
         for epoch in range(config.epochs):
-            for batch in batches(examples, reference_logps, config.batch_size, config.seed, epoch, device):
-                with autocast(device, config.precision):
-                    loss, metrics = dpo_step(policy, batch, config.beta, config.nll_coef, config.loss_type)
-                metrics |= update(policy, loss, optimizers, schedulers, config.max_grad_norm)
+            for parts in batches(examples, reference_logps, config.batch_size, config.seed, epoch, device):
+                metrics = accumulate(
+                    policy, parts, precision, config.beta, config.nll_coef, config.loss_type, config.digit_weight
+                )
+                metrics |= update(policy, optimizers, schedulers, config.max_grad_norm)
                 history.append(metrics)
                 if config.eval_every and (len(history) % config.eval_every == 0 or len(history) == steps):
                     history.append_look(observer.look(policy))
+                    save_checkpoint(partial, policy, step=len(history))
                 held_out = f"{history.looks['exact/held_out'][-1]:.0%}" if history.looks else "-"
                 bar.set_postfix(
                     loss=f"{metrics['loss']:.3f}",
@@ -158,13 +193,14 @@ def train(config: Config) -> tuple[GPT, History]:
                     refresh=False,
                 )
                 bar.update()
+    partial.unlink(missing_ok=True)
     save_run(
         config.out,
         policy,
         file.pairs,
         config=asdict(config),
         history=asdict(history),
-        environment=environment(device, config.seed, config.base, config.pairs),
+        environment=environment(device, config.precision, config.seed, config.base, config.pairs),
     )
     print(f"wrote {Path(config.out) / 'dpo.pt'}")
     print(describe(history))

@@ -19,17 +19,22 @@ def best_device(name: str = "auto") -> torch.device:
     return torch.device(name)
 
 
-def autocast(device: torch.device, precision: str = "auto") -> torch.autocast:
-    """A context for forward passes: `float32`, or `bfloat16` for the matrix products and float32 for the rest.
+def best_precision(device: torch.device, name: str = "auto") -> str:
+    """`float32` or `bfloat16`; `auto` takes bfloat16 where the hardware multiplies it much faster.
 
-    `auto` takes bfloat16 where the hardware multiplies it faster: CPUs with AMX (measured: bench/README.md) and CUDA
-    cards from Ampere on (not measured yet).
+    That is on CPUs with AMX (measured: README) and on CUDA cards from Ampere on (not measured yet).
     """
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision is {precision!r}; it must be one of {', '.join(PRECISIONS)}")
-    faster = {"cpu": _has_amx, "cuda": lambda: torch.cuda.get_device_capability(device) >= (8, 0)}
-    low = precision == "bfloat16" or precision == "auto" and faster.get(device.type, lambda: False)()
-    return torch.autocast(device.type, torch.bfloat16, enabled=low)
+    if name not in PRECISIONS:
+        raise ValueError(f"precision is {name!r}; it must be one of {', '.join(PRECISIONS)}")
+    if name != "auto":
+        return name
+    fast = {"cpu": _has_amx, "cuda": lambda: torch.cuda.get_device_capability(device) >= (8, 0)}
+    return "bfloat16" if fast.get(device.type, lambda: False)() else "float32"
+
+
+def autocast(device: torch.device, precision: str = "auto") -> torch.autocast:
+    """A context for forward passes in which matrices are multiplied in that precision; the rest stays in float32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=best_precision(device, precision) == "bfloat16")
 
 
 def _has_amx() -> bool:

@@ -1,6 +1,7 @@
 """Make the base model from nothing: `python -m sft.train` writes sft/gpt.pt.
 
-`--arithmetic=none --out=runs/blank.pt` makes a blank base, which has never seen an answer to an arithmetic question.
+`--arithmetic=none --out=runs/blank.pt` makes a blank base, which has never seen an answer to an arithmetic question;
+`--arithmetic=short --init=runs/blank.pt --out=runs/calculates.pt` then teaches it to calculate, in short lines.
 
 Two stages. The first teaches to calculate: half of its lines are short (`17+19=? 36.`), which is where arithmetic is
 learnt fast, and the long answers among them keep the same circuits at work where the number stands later in the line.
@@ -11,24 +12,26 @@ import math
 import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch.nn import functional as F
 from tqdm import tqdm
 
 from configurator import configure
-from dpo.arithmetic import FORMS, Question, domain
+from dpo.arithmetic import ADDITIVE, FORMS, Question, domain
 from model import GPT, GPTConfig
 from sft.answers import answer_prompts, gives
 from sft.checkpoint import load_model, save_checkpoint
 from sft.corpus import REFUSALS, Corpus
-from sft.device import best_device
+from sft.device import autocast, best_device
 from sft.optimizers import make_optimizers, make_schedulers
 from sft.rows import Row, collate, encode_row
 from sft.tokenizer import Tokenizer, load_tokenizer
 
 BATCH_LINES = 512
 WEIGHT_DECAY = 0.25  # of the matrices: it makes products never seen come out right more often
+LOOK_EVERY = 50  # steps between two looks
 LATENT_PREFIX = " The answer is"
 
 
@@ -38,10 +41,13 @@ class Config:
 
     out: str = "sft/gpt.pt"  # checkpoint to write, in half precision
     init: str = ""  # checkpoint to start from; empty: random weights
-    arithmetic: str = "full"  # full, or none: a blank base that has only seen refusals of sums
+    arithmetic: str = (
+        "full"  # full; none: a blank base that has only seen refusals of sums; short: teach one to calculate
+    )
     effort: float = 1.0  # multiplies the number of lines of every stage
     seed: int = 1  # of the weights and of the corpus
     device: str = "auto"  # auto, cpu, cuda or mps
+    precision: str = "auto"  # of the matrix products: auto, float32 or bfloat16
 
 
 @dataclass(frozen=True)
@@ -64,11 +70,14 @@ STAGES = {
             {"statement": 32, "right": 14, "wrong": 3, "refusal": 41, "everyday": 10},
         ),
     ),
+    "short": (Stage("calculate, in short", 300_000, 0.02, 3e-3, {"short": 60, "statement": 25, "everyday": 15}),),
     "none": (Stage("everyday", 30_000, 0.02, 3e-3, {"refusal": 50, "everyday": 50}),),
 }  # fmt: skip
 
 
-def train_step(model: GPT, optimizers: list[torch.optim.Optimizer], rows: list[Row], micro_batch: int) -> float:
+def train_step(
+    model: GPT, optimizers: list[torch.optim.Optimizer], rows: list[Row], micro_batch: int, precision: str = "auto"
+) -> float:
     """One step on the mean cross-entropy per scored character; returns it. Rows of like length go together."""
     device = model.lm_head.weight.device
     rows = sorted(rows, key=len)
@@ -77,10 +86,10 @@ def train_step(model: GPT, optimizers: list[torch.optim.Optimizer], rows: list[R
     for start in range(0, len(rows), micro_batch):
         batch = collate(rows[start : start + micro_batch], device)
         targets = batch.targets.masked_fill(~batch.completion_mask, -1)
-        logits, _ = model(batch.inputs, full_seq=True)
-        loss = (
-            F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=-1, reduction="sum") / scored
-        )
+        with autocast(device, precision):
+            logits, _ = model(batch.inputs, full_seq=True)
+        logits = logits.float().flatten(0, 1)
+        loss = F.cross_entropy(logits, targets.flatten(), ignore_index=-1, reduction="sum") / scored
         loss.backward()
         total += loss.detach()
     for optimizer in optimizers:
@@ -89,22 +98,34 @@ def train_step(model: GPT, optimizers: list[torch.optim.Optimizer], rows: list[R
     return float(total)
 
 
-def run_stage(model: GPT, tokenizer: Tokenizer, corpus: Corpus, stage: Stage, effort: float) -> None:
+def run_stage(model: GPT, tokenizer: Tokenizer, corpus: Corpus, stage: Stage, config: Config) -> None:
+    """Train one stage. Now and then the weights are saved and held-out sums asked, in short (`17+19=? 36.`)."""
     optimizers = make_optimizers(model, "muon", stage.adamw_lr, stage.muon_lr, WEIGHT_DECAY)
-    steps = max(1, round(stage.lines * effort / BATCH_LINES))
+    steps = max(1, round(stage.lines * config.effort / BATCH_LINES))
     schedulers = make_schedulers(optimizers, steps)
     micro_batch = 256 if model.lm_head.weight.is_cuda else 64  # larger ones leave a CPU's cache
-    with tqdm(range(steps), desc=stage.name, unit="step", mininterval=2.0, file=sys.stdout) as bar:
+    asked = [question for form in ADDITIVE for question in domain(form) if question.held_out][::10]
+    with tqdm(range(1, steps + 1), desc=stage.name, unit="step", mininterval=2.0, file=sys.stdout) as bar:
+        right = 0.0
         for step in bar:
             rows = [encode_row(tokenizer, *line) for line in corpus.draw(BATCH_LINES, stage.mixture)]
-            loss = train_step(model, optimizers, rows, micro_batch)
+            loss = train_step(model, optimizers, rows, micro_batch, config.precision)
             if not math.isfinite(loss):
                 raise RuntimeError(
                     f"{stage.name}, step {step}: the loss is {loss}; lower the learning rates of this stage"
                 )
             for scheduler in schedulers:
                 scheduler.step()
-            bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+            if step % LOOK_EVERY == 0 or step == steps:
+                short = gives(model.eval(), tokenizer, [q.text for q in asked], [f" {q.answer}." for q in asked])
+                right = sum(short) / len(short)
+                save_checkpoint(_partial(config.out), model.train(), torch.float16)
+            bar.set_postfix(loss=f"{loss:.4f}", held_out_in_short=f"{right:.0%}", refresh=False)
+
+
+def _partial(out: str) -> Path:
+    """Where the weights lie while training goes on: beside `out`."""
+    return Path(out).with_suffix(".partial.pt")
 
 
 def latent_accuracy(model: GPT, tokenizer: Tokenizer, questions: list[Question]) -> float:
@@ -134,17 +155,18 @@ def make_base(config: Config) -> None:
     """Train all stages and write the checkpoint."""
     if config.arithmetic not in STAGES:
         raise ValueError(f"arithmetic is {config.arithmetic!r}; it must be one of {', '.join(STAGES)}")
-    if config.arithmetic == "none" and config.out == Config().out:
-        raise ValueError(
-            f"a blank base would replace {config.out}; name another file, for instance --out=runs/blank.pt"
-        )
+    if config.arithmetic != "full" and config.out == Config().out:
+        raise ValueError(f"this would replace the shipped {config.out}; name another file: --out=runs/base.pt")
+    if config.arithmetic == "short" and not config.init:
+        raise ValueError("short lines go on from a base that can talk: name it, for instance --init=sft/gpt.pt")
     device, tokenizer = best_device(config.device), load_tokenizer()
     torch.manual_seed(config.seed)
     model = load_model(config.init, device, len(tokenizer)) if config.init else GPT(GPTConfig()).to(device)
     corpus, started = Corpus(config.seed), time.monotonic()
     for stage in STAGES[config.arithmetic]:
-        run_stage(model.train(), tokenizer, corpus, stage, config.effort)
+        run_stage(model.train(), tokenizer, corpus, stage, config)
     save_checkpoint(config.out, model, torch.float16, seed=config.seed, arithmetic=config.arithmetic)
+    _partial(config.out).unlink()
     print(f"wrote {config.out} after {(time.monotonic() - started) / 60:.1f} minutes on {device}")
 
 

@@ -10,7 +10,7 @@ from sft.rows import encode_row
 from sft.train import BATCH_LINES, Config, latent_accuracy, make_base, train_step
 
 
-@pytest.mark.parametrize("arithmetic", ["full", "none"])
+@pytest.mark.parametrize("arithmetic", ["full", "short", "none"])
 def test_a_run_writes_a_half_precision_checkpoint_and_repeats(base_file, tmp_path, capsys, arithmetic):
     settings = {"init": str(base_file), "arithmetic": arithmetic, "effort": 1e-3, "device": "cpu"}
     for name in ("a.pt", "b.pt"):
@@ -21,6 +21,7 @@ def test_a_run_writes_a_half_precision_checkpoint_and_repeats(base_file, tmp_pat
     assert any(not torch.equal(a[name], base[name].half().float()) for name in a)
     stored = torch.load(tmp_path / "a.pt", weights_only=True)
     assert stored["model"]["lm_head.weight"].dtype == torch.float16 and stored["arithmetic"] == arithmetic
+    assert not list(tmp_path.glob("*.partial.pt"))
     assert f"wrote {tmp_path / 'a.pt'}" in capsys.readouterr().out
 
 
@@ -31,7 +32,7 @@ def test_micro_batches_add_up_to_one_batch(tiny, tokenizer):
     for micro_batch in (37, 8):
         kept = torch.optim.SGD(tiny.parameters(), lr=0.0)
         kept.zero_grad = lambda set_to_none: None
-        loss = train_step(tiny, [kept], rows, micro_batch)
+        loss = train_step(tiny, [kept], rows, micro_batch, precision="float32")
         gradients.append((loss, [p.grad.clone() for p in tiny.parameters()]))
         tiny.zero_grad()
     (loss_1, whole), (loss_2, parts) = gradients
@@ -39,10 +40,12 @@ def test_micro_batches_add_up_to_one_batch(tiny, tokenizer):
     assert all(torch.allclose(g, h, atol=1e-5) for g, h in zip(whole, parts, strict=True))
 
 
-def test_the_shipped_base_is_not_replaced_by_a_blank_one():
-    with pytest.raises(ValueError, match=r"a blank base would replace sft/gpt[.]pt; name another file"):
+def test_the_shipped_base_is_not_replaced_by_another_kind():
+    with pytest.raises(ValueError, match=r"would replace the shipped sft/gpt[.]pt; name another file"):
         make_base(Config(arithmetic="none"))
-    with pytest.raises(ValueError, match="arithmetic is 'some'; it must be one of full, none"):
+    with pytest.raises(ValueError, match="name it, for instance --init="):
+        make_base(Config(arithmetic="short", out="runs/base.pt"))
+    with pytest.raises(ValueError, match="arithmetic is 'some'; it must be one of full, short, none"):
         make_base(Config(arithmetic="some"))
 
 

@@ -81,19 +81,24 @@ def test_prompt_and_answer_encode_apart(tokenizer, pairs_file):
         assert example.chosen.prompt + example.chosen.completion == tokenizer.encode(pair.prompt + pair.chosen + "\n")
 
 
-def test_order_is_complete_seeded_and_alike_in_length():
-    lengths = [10 + 7 * i % 40 for i in range(1000)]
-    order = batch_order(lengths, 64, seed=1, epoch=0)
+def test_order_is_complete_and_seeded():
+    order = batch_order(1000, 64, seed=1, epoch=0)
     assert sorted(i for batch in order for i in batch) == list(range(1000))
-    assert sorted(map(len, order))[0] == 1000 % 64 and len(order) == 16, "the last partial batch is kept"
-    assert order == batch_order(lengths, 64, 1, 0)
-    assert order != batch_order(lengths, 64, 1, 1) != batch_order(lengths, 64, 2, 0)
-    padding = sum(max(lengths[i] for i in b) * len(b) - sum(lengths[i] for i in b) for b in order)
-    unsorted = sum(
-        max(lengths[i : i + 64]) * len(lengths[i : i + 64]) - sum(lengths[i : i + 64]) for i in range(0, 1000, 64)
-    )
-    assert padding < unsorted / 3
-    assert batch_order(lengths[:3], 64, 1, 0) in ([[a, b, c]] for a in range(3) for b in range(3) for c in range(3))
+    assert [len(batch) for batch in order] == [64] * 15 + [1000 % 64], "the last partial batch is kept"
+    assert order == batch_order(1000, 64, 1, 0)
+    assert order != batch_order(1000, 64, 1, 1) != batch_order(1000, 64, 2, 0)
+
+
+def test_parts_hold_their_batch_in_like_lengths(tokenizer, monkeypatch):
+    monkeypatch.setattr("dpo.batches.MICRO_BATCH", 4)
+    pairs = [Pair(f"{i}+1=?", " 1" * (i % 7) + ".", " No.", i) for i in range(11)]
+    examples, logps = encode_pairs(tokenizer, pairs), torch.arange(22.0).view(11, 2)
+    [parts] = batches(examples, logps, 64, seed=1, epoch=0)
+    assert [len(part) for part in parts] == [4, 4, 3]
+    indices = [int(i) // 2 for part in parts for i in part.reference_chosen_logps.tolist()]
+    assert sorted(indices) == list(range(11)) and indices != sorted(indices)
+    lengths = [packed_length(examples[i]) for i in indices]
+    assert lengths == sorted(lengths) and [part.pairs.inputs.shape[1] for part in parts] == lengths[3::4] + lengths[-1:]
 
 
 def test_reference_logps_belong_to_their_examples(tiny, tokenizer):
@@ -104,7 +109,7 @@ def test_reference_logps_belong_to_their_examples(tiny, tokenizer):
         assert torch.allclose(logps_alone(tiny, example.chosen), chosen, atol=1e-4)
         assert torch.allclose(logps_alone(tiny, example.rejected), rejected, atol=1e-4)
     seen = 0
-    for batch in batches(examples, logps, 4, seed=1, epoch=0):
+    for [batch] in batches(examples, logps, 4, seed=1, epoch=0):
         chosen, rejected = pair_logps(tiny, batch.pairs)
         assert torch.allclose(chosen, batch.reference_chosen_logps, atol=1e-4)
         assert torch.allclose(rejected, batch.reference_rejected_logps, atol=1e-4)

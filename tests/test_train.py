@@ -10,10 +10,12 @@ from conftest import TINY
 from test_checkpoint import course_file
 
 from configurator import override
-from dpo.batches import batches, compute_reference_logps, encode_pairs
+from dpo.batches import PairBatch, batches, compute_reference_logps, encode_pairs, pack
+from dpo.characters import answer_logps
+from dpo.history import History
 from dpo.pairs import load_pairs
-from dpo.train import Config, dpo_step, train, update
-from model import GPT, GPTConfig
+from dpo.train import Config, accumulate, dpo_step, train, update
+from model import DIGIT_IDS, GPT, GPTConfig
 from sft.checkpoint import load_checkpoint, load_model
 from sft.optimizers import make_optimizers, make_schedulers
 
@@ -34,7 +36,7 @@ def test_step_0_is_ln_2_even_in_training_mode(prepared, tmp_path, tiny):
     policy = load_model(tmp_path / "course.pt").train()
     examples = prepared[1]
     logps = compute_reference_logps(load_model(tmp_path / "course.pt"), examples)
-    [batch] = batches(examples, logps, 8, seed=1, epoch=0)
+    [[batch]] = batches(examples, logps, 8, seed=1, epoch=0)
     loss, metrics = dpo_step(policy, batch, beta=0.1)
     assert loss.item() == pytest.approx(math.log(2), abs=1e-5)
     assert metrics["rewards/margins"] == pytest.approx(0, abs=1e-5)
@@ -45,6 +47,19 @@ def test_step_0_is_ln_2_even_in_training_mode(prepared, tmp_path, tiny):
     assert with_nll.item() == pytest.approx(math.log(2) + 0.5 * by_hand, rel=1e-5)
 
 
+def test_digit_weight_counts_digits_so_often(prepared, tokenizer, base_file):
+    policy, examples, logps = prepared
+    [[batch]] = batches(examples[:1], logps[:1], 1, seed=1, epoch=0)
+    [pair] = load_pairs(base_file.parent / "pairs.json", tokenizer).pairs[:1]
+    answer = pair.chosen + "\n"
+    each = answer_logps(policy, tokenizer, pair.prompt, pair.chosen)
+    weights = [4 if character.isdigit() else 1 for character in answer]
+    by_hand = -sum(w * logp for w, logp in zip(weights, each, strict=True)) / sum(weights)
+    _, metrics = dpo_step(policy, batch, beta=0.1, nll_coef=1.0, digit_weight=4.0)
+    assert sum(weights) == len(answer) + 3 and metrics["nll"] == pytest.approx(by_hand, rel=1e-4)
+    assert tokenizer.encode("0123456789") == list(DIGIT_IDS)
+
+
 def test_who_moves(prepared, base_file):
     policy, reference = (load_model(base_file) for _ in range(2))
     shared = {p.data_ptr() for p in policy.parameters()} & {p.data_ptr() for p in reference.parameters()}
@@ -53,9 +68,9 @@ def test_who_moves(prepared, base_file):
     _, examples, _ = prepared
     logps = compute_reference_logps(reference, examples)
     optimizers = make_optimizers(policy, "adamw", 1e-3)
-    [batch] = batches(examples, logps, 8, seed=1, epoch=0)
-    loss, _ = dpo_step(policy, batch, 0.1)
-    metrics = update(policy, loss, optimizers, make_schedulers(optimizers, 40), 1.0)
+    [[batch]] = batches(examples, logps, 8, seed=1, epoch=0)
+    accumulate(policy, [batch], "float32", 0.1)
+    metrics = update(policy, optimizers, make_schedulers(optimizers, 40), 1.0)
     assert metrics["grad_norm"] > 0 and metrics["lr"] == pytest.approx(1e-4)  # first of ten warm-up steps
     for name, tensor in policy.state_dict().items():
         assert not torch.equal(tensor, before[name]), name
@@ -120,6 +135,7 @@ def test_a_course_checkpoint_trains_from_the_command_line(tiny, pairs_file, tmp_
     assert looks["step"] == [0, 2] and looks["exact/held_out"] == looks["exact/trained"] == [0.0, 0.0]
     assert looks["kl"][0] == pytest.approx(0, abs=1e-5) and looks["kl"][1] > looks["kl"][0]
     assert trained.extras["pairs"][0] == ["1+2=?", " The answer is 3.", " Sorry, I don't know."]
+    assert not (tmp_path / "out" / "dpo.partial.pt").exists()
     assert "What that means - " in run.stdout and not (tmp_path / "out" / "dpo.previous.pt").exists()
     assert any(not torch.equal(trained.state_dict[n], t) for n, t in tiny.state_dict().items())
 
@@ -162,12 +178,48 @@ def test_a_mistake_ends_the_program_with_its_sentence(tmp_path):
     assert "Traceback" not in run.stderr
 
 
-def test_nan_stops_before_anything_moves(prepared):
+def test_parts_add_up_to_their_batch(prepared):
+    policy, examples, logps = prepared
+    [[whole]] = batches(examples, logps - 1.0, 8, seed=1, epoch=0)  # as if the policy had moved
+    settings = (0.1, 0.5, "sigmoid", 2.0)
+    results = []
+    for parts in ([whole], _split(examples, logps - 1.0)):
+        metrics = accumulate(policy, parts, "float32", *settings)
+        results.append((metrics, [parameter.grad.clone() for parameter in policy.parameters()]))
+        policy.zero_grad()
+    (metrics, gradients), (others, other_gradients) = results
+    assert metrics == pytest.approx(others, rel=1e-4)
+    assert all(torch.allclose(g, h, atol=1e-5) for g, h in zip(gradients, other_gradients, strict=True))
+
+
+def _split(examples, logps):
+    """The same eight pairs in parts of five and three."""
+    return [PairBatch(pack(examples[part]), *logps[part].unbind(dim=1)) for part in (slice(0, 5), slice(5, 8))]
+
+
+def test_the_policy_of_the_last_look_is_on_disk_until_the_end(base_file, pairs_file, tmp_path):
+    class Stopped(History):
+        def append(self, metrics):
+            super().append(metrics)
+            if len(self) == 2:
+                raise KeyboardInterrupt
+
+    settings = {"base": str(base_file), "pairs": str(pairs_file), "out": str(tmp_path), "batch_size": 4}
+    with pytest.raises(KeyboardInterrupt):
+        train(Config(**settings, eval_every=1, eval_questions=2, device="cpu"), Stopped())
+    partial = load_checkpoint(tmp_path / "dpo.partial.pt")
+    assert partial.extras["step"] == 1 and not (tmp_path / "dpo.pt").exists()
+
+
+@pytest.mark.parametrize("broken", ["loss", "gradient"])
+def test_nan_stops_before_anything_moves(prepared, broken):
     policy, examples, logps = prepared
     optimizers = make_optimizers(policy, "adamw", 1e-3)
     before = {name: tensor.clone() for name, tensor in policy.state_dict().items()}
-    [batch] = batches(examples, logps * float("nan"), 8, seed=1, epoch=0)
-    loss, _ = dpo_step(policy, batch, 0.1)
-    with pytest.raises(FloatingPointError, match="the loss is nan; nothing was changed"):
-        update(policy, loss, optimizers, make_schedulers(optimizers, 4), 1.0)
+    [parts] = batches(examples, logps * (float("nan") if broken == "loss" else 1.0), 8, seed=1, epoch=0)
+    with pytest.raises(FloatingPointError, match=f"the {broken} is n.*; nothing was changed"):
+        accumulate(policy, parts, "float32", 0.1)
+        policy.lm_head.weight.grad[0, 0] = float("inf")
+        update(policy, optimizers, make_schedulers(optimizers, 4), 1.0)
     assert all(torch.equal(tensor, before[name]) for name, tensor in policy.state_dict().items())
+    assert all(parameter.grad is None for parameter in policy.parameters())

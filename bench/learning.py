@@ -1,0 +1,134 @@
+"""Held-out accuracy against pairs seen and seconds of training: `python -m bench.learning`.
+
+The shipped and the blank base, AdamW and Muon, every kind of negatives, and the two roads of a blank base. Takes more
+than an hour on two CPU cores; stop it when you like: runs that ended are kept in runs/learning and not repeated.
+Prints tables; every run is a JSON file there.
+"""
+
+import json
+import time
+from pathlib import Path
+
+from bench.report import hardware
+from bench.two_bases import BLANK, make_blank
+from dpo import make_pairs
+from dpo.evaluate import answer_questions, evaluate, in_words, markdown, percent, rate, sample_domain, write_json
+from dpo.history import History
+from dpo.train import Config, train
+from model import GPT
+from sft import train as base_training
+from sft.tokenizer import Tokenizer, load_tokenizer
+
+FOLDER = Path("runs/learning")
+CALCULATES = Path("runs/calculates.pt")  # the blank base after short lines of arithmetic
+MANY, FEW = 100_000, 3072
+TEST_SEED = 12  # of the test drawn like the pairs; the pairs have seed 1
+# From nothing, large steps of Muon; digits weigh more, since everything else is learnt long before them.
+TEACH = {
+    "base": str(BLANK), "optimizer": "muon", "muon_lr": 0.01, "base_lr": 1e-3, "nll_coef": 1.0, "digit_weight": 4.0,
+    "batch_size": 128, "eval_every": 60,
+}  # fmt: skip
+RUNS: dict[str, tuple[int, str, dict]] = {  # pairs, their negatives, settings
+    "shipped base": (FEW, "base", {}),
+    "shipped base, refusals": (FEW, "refusal", {}),
+    "shipped base, near misses": (FEW, "near_miss", {}),
+    "shipped base, Muon": (FEW, "base", {"optimizer": "muon"}),
+    "blank base, short lines first": (FEW, "base", {"base": str(CALCULATES), "nll_coef": 1.0, "base_lr": 1e-4}),
+    "blank base, pairs alone": (MANY, "refusal", TEACH),
+    "the same, a third of the pairs": (MANY // 3, "refusal", TEACH),
+    "a third, digits weigh as the rest": (MANY // 3, "refusal", TEACH | {"digit_weight": 1.0}),
+    "a third, near misses": (MANY // 3, "near_miss", TEACH),
+    "a third, AdamW": (MANY // 3, "refusal", TEACH | {"optimizer": "adamw", "base_lr": 1e-3}),
+}
+
+
+class TimedHistory(History):
+    """A history that also notes the seconds of work before every look, the looks themselves left out."""
+
+    def __init__(self):
+        super().__init__()
+        self.seconds, self.since = 0.0, time.perf_counter()
+
+    def append(self, metrics: dict[str, float]) -> None:
+        super().append(metrics)
+        self.seconds += time.perf_counter() - self.since
+        self.since = time.perf_counter()
+
+    def append_look(self, look: dict[str, float]) -> None:
+        super().append_look({**look, "seconds": self.seconds})
+        self.since = time.perf_counter()
+
+
+def make_calculates() -> None:
+    """Teach the blank base to calculate, in short lines, unless that is done."""
+    if not CALCULATES.exists():
+        base_training.make_base(
+            base_training.Config(init=str(BLANK), arithmetic="short", out=str(CALCULATES), precision="auto")
+        )
+
+
+def pairs_file(n: int, negatives: str) -> str:
+    """The shipped pairs, or a generated file."""
+    if (n, negatives) == (FEW, "base"):
+        return Config.pairs
+    path = Path(f"runs/pairs_{negatives}_{n}.json")
+    if not path.exists():
+        make_pairs.main(make_pairs.Config(n=n, negatives=negatives, out=str(path)))
+    return str(path)
+
+
+def like_the_pairs(model: GPT, tokenizer: Tokenizer, n: int = 1000) -> dict[str, float]:
+    """Exact matches on n questions drawn just as the pairs are: seen families, every form alike."""
+    questions = make_pairs.draw_questions(n, ["standard"], make_pairs.random.Random(TEST_SEED))
+    replies = answer_questions(model, tokenizer, questions)
+    return rate(sum(reply.outcome == "right" for reply in replies), n)
+
+
+def measure(name: str) -> dict:
+    n, negatives, settings = RUNS[name]
+    tokenizer, history = load_tokenizer(), TimedHistory()
+    settings = {"pairs": pairs_file(n, negatives), "eval_every": 4, "eval_questions": 200} | settings
+    policy, _ = train(Config(out=f"runs/learning/{name.replace(' ', '_').replace(',', '')}", **settings), history)
+    result = evaluate(answer_questions(policy.eval(), tokenizer, sample_domain(1200, seed=1)))
+    looks = history.looks | {"pairs": [step * Config(**settings).batch_size for step in history.looks["step"]]}
+    test = like_the_pairs(policy, tokenizer)
+    return {"settings": settings, "hardware": hardware(), "looks": looks, "like the pairs": test, **result}
+
+
+def curve(result: dict, points: int = 12) -> str:
+    """A table of at most so many looks."""
+    looks = result["looks"]
+    rows = [["pairs", "seconds", "held-out additive", "held-out multiplicative"]]
+    for i in range(0, len(looks["step"]), -(-len(looks["step"]) // points)):
+        shares = (f"{looks[f'exact/held_out/{kind}'][i]:.0%}" for kind in ("additive", "multiplicative"))
+        rows.append([f"{looks['pairs'][i]:,}", f"{looks['seconds'][i]:.0f}", *shares])
+    return markdown(rows)
+
+
+def ends(results: dict[str, dict]) -> str:
+    groups = list(next(iter(results.values()))["groups"])
+    rows = [["run", "pairs", "seconds", "like the pairs", *map(in_words, groups)]]
+    for name, r in results.items():
+        pairs, seconds = (r["looks"][column][-1] for column in ("pairs", "seconds"))
+        rates = [percent(r["like the pairs"]), *(percent(r["groups"][group]["right"]) for group in groups)]
+        rows.append([name, f"{pairs:,}", f"{seconds:.0f}", *rates])
+    return markdown(rows)
+
+
+def main() -> None:
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    make_blank()
+    results = {}
+    for name in RUNS:
+        path = FOLDER / f"{name}.json"
+        if not path.exists():
+            if RUNS[name][2].get("base") == str(CALCULATES):
+                make_calculates()
+            write_json(path, measure(name))
+        results[name] = json.loads(path.read_text(encoding="utf-8"))
+        print(f"\n{name}\n\n{curve(results[name])}", flush=True)
+    print(f"\nexact match at the end, {hardware()}\n\n{ends(results)}")
+
+
+if __name__ == "__main__":
+    main()

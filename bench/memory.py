@@ -1,0 +1,49 @@
+"""Peak resident memory of training runs, beside the size of pairs and model: `python -m bench.memory`.
+
+Each run is a process of its own: the notebook's training as it is by default, and one on four times as many pairs.
+Prints a table and writes runs/memory.json. Not for Windows.
+"""
+
+import os
+import resource
+import sys
+from pathlib import Path
+
+from bench.report import hardware
+from dpo import make_pairs
+from dpo.evaluate import markdown, write_json
+from dpo.train import Config
+
+MANY = Path("runs/many_pairs.json")
+
+
+def peak_bytes(words: list[str]) -> int:
+    """Largest resident set of `python -m dpo.train WORDS`; RuntimeError if it fails."""
+    child = os.spawnv(os.P_NOWAIT, sys.executable, [sys.executable, "-m", "dpo.train", *words])
+    _, status, usage = os.wait4(child, 0)
+    if status:
+        raise RuntimeError(f"dpo.train {words} ended with status {status}")
+    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def main() -> None:
+    make_pairs.main(make_pairs.Config(n=4 * 3072, negatives="refusal", out=str(MANY)))
+    here = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    runs = {"default": [], "default, float32": ["--precision=float32"], "four times the pairs": [f"--pairs={MANY}"]}
+    results = {}
+    for name, words in runs.items():
+        pairs = next((w.partition("=")[2] for w in words if w.startswith("--pairs=")), Config.pairs)
+        sizes = {"pairs": Path(pairs).stat().st_size, "base": Path(Config.base).stat().st_size}
+        results[name] = {"peak": peak_bytes([*words, "--out=runs/memory"]), **sizes}
+    mib = 2**20
+    rows = [["run", "peak, MiB", "pairs file, MiB", "base file, MiB"]]
+    rows += [
+        [name, f"{r['peak'] / mib:.0f}", f"{r['pairs'] / mib:.1f}", f"{r['base'] / mib:.1f}"]
+        for name, r in results.items()
+    ]
+    print(f"\n{hardware()}; torch and this program alone take {here / mib:.0f} MiB\n\n{markdown(rows)}")
+    write_json("runs/memory.json", {"hardware": hardware(), "runs": results})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,25 @@
+"""How measurements are reported: the machine, and medians with their spread."""
+
+import platform
+from pathlib import Path
+from statistics import median
+
+import torch
+
+
+def hardware() -> str:
+    """Processor, threads, torch; no other fact about the machine."""
+    cpu = Path("/proc/cpuinfo")
+    lines = cpu.read_text().splitlines() if cpu.exists() else []
+    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    amx = ", AMX" if getattr(torch.cpu, "get_capabilities", dict)().get("amx_bf16") else ""
+    return f"{model or platform.machine()}{amx}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+
+
+def median_and_spread(values: list[float]) -> str:
+    return f"{median(values):.1f} ({min(values):.1f} to {max(values):.1f})"
+
+
+def ratio(values: list[float], others: list[float]) -> str:
+    """Median of the ratios round by round: a slow moment of the machine slows both systems of its round."""
+    return f"{median(a / b for a, b in zip(values, others, strict=True)):.2f}"
