@@ -12,7 +12,7 @@ from model import GPT, NEWLINE_ID, PERIOD_ID
 from sft.rows import Row
 
 MAX_LENGTH = 64
-DROPOUT = 0.2
+DROPOUT = 0.2  # of the course's checkpoint
 
 
 def padded(rows: list[Row]) -> Tensor:

@@ -1,6 +1,5 @@
 """The same weights and the same characters for TRL's `DPOTrainer`: a Hugging Face GPT-2 and its tokenizer."""
 
-import tempfile
 import time
 
 import torch
@@ -17,12 +16,13 @@ from model import GPT
 TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")  # GPT-2 stores these the other way round
 
 
-def to_gpt2(model: GPT) -> GPT2LMHeadModel:
+def to_gpt2(model: GPT, attention: str = "sdpa") -> GPT2LMHeadModel:
     """A GPT-2 that computes the same function; the biases that our model lacks are 0."""
     c = model.config
     config = GPT2Config(
         vocab_size=c.vocab_size, n_positions=c.block_size, n_embd=c.n_embd, n_layer=c.n_layer, n_head=c.n_head,
         activation_function="gelu", resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=0, eos_token_id=0,
+        attn_implementation=attention,
     )  # fmt: skip
     twin = GPT2LMHeadModel(config)
     weights = {
@@ -62,16 +62,20 @@ def make_trainer(
     policy: GPT, reference: GPT, tokenizer: sft.tokenizer.Tokenizer, pairs: list[Pair],
     batch_size: int, beta: float, lr: float, bf16: bool = False, precompute: bool = False,
 ) -> DPOTrainer:  # fmt: skip
-    """TRL's trainer on these pairs for one epoch, with what would slow it down here switched off."""
+    """TRL's trainer on these pairs for one epoch, with what would slow it down here switched off.
+
+    So no gradient checkpointing, and in bfloat16 not torch's fused attention, which is slow there on a CPU.
+    """
+    attention = "eager" if bf16 else "sdpa"
     settings = DPOConfig(
-        output_dir=tempfile.mkdtemp(), per_device_train_batch_size=batch_size, num_train_epochs=1, learning_rate=lr,
+        output_dir="runs/trl", per_device_train_batch_size=batch_size, num_train_epochs=1, learning_rate=lr,
         lr_scheduler_type="constant", beta=beta, max_length=None, precompute_ref_log_probs=precompute, bf16=bf16,
         gradient_checkpointing=False, use_cpu=True, dataloader_pin_memory=False, optim="adamw_torch_fused",
         logging_strategy="no", save_strategy="no", report_to="none", disable_tqdm=True, seed=1,
     )  # fmt: skip
     rows = [{"prompt": p.prompt, "chosen": p.chosen, "rejected": p.rejected} for p in pairs]
     return DPOTrainer(
-        to_gpt2(policy), to_gpt2(reference), settings, train_dataset=Dataset.from_list(rows),
+        to_gpt2(policy, attention), to_gpt2(reference, attention), settings, train_dataset=Dataset.from_list(rows),
         processing_class=to_fast_tokenizer(tokenizer), callbacks=[Clock()],
     )  # fmt: skip
 

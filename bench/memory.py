@@ -14,7 +14,9 @@ from dpo import make_pairs
 from dpo.evaluate import markdown, write_json
 from dpo.train import Config
 
-MANY = Path("runs/many_pairs.json")
+MANY_PAIRS = Path("runs/many_pairs.json")
+
+UNIT = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
 
 
 def peak_bytes(words: list[str]) -> int:
@@ -23,13 +25,17 @@ def peak_bytes(words: list[str]) -> int:
     _, status, usage = os.wait4(child, 0)
     if status:
         raise RuntimeError(f"dpo.train {words} ended with status {status}")
-    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return usage.ru_maxrss * UNIT
 
 
 def main() -> None:
-    make_pairs.main(make_pairs.Config(n=4 * 3072, negatives="refusal", out=str(MANY)))
-    here = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    runs = {"default": [], "default, float32": ["--precision=float32"], "four times the pairs": [f"--pairs={MANY}"]}
+    make_pairs.main(make_pairs.Config(n=4 * 3072, negatives="refusal", out=str(MANY_PAIRS)))
+    here = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * UNIT
+    runs = {
+        "default": [],
+        "default, float32": ["--precision=float32"],
+        "four times the pairs": [f"--pairs={MANY_PAIRS}"],
+    }
     results = {}
     for name, words in runs.items():
         pairs = next((w.partition("=")[2] for w in words if w.startswith("--pairs=")), Config.pairs)

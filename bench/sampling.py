@@ -4,6 +4,7 @@ Greedy answers of the tuned model (of the base, if there is none) to the same qu
 take turns; both must give the same answers. Prints a table and writes runs/sampling.json.
 """
 
+import random
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +28,6 @@ def main() -> None:
     path = next(path for path in ("dpo/dpo.pt", "sft/gpt.pt") if Path(path).exists())
     model = load_model(path)
     questions = [question for form in FORMS for question in domain(form)]
-    step = len(questions) // (ROUNDS * max(QUESTIONS.values()))
 
     def theirs(texts: list[str], guesses: list[str]) -> list[str]:
         prompts = [torch.tensor([tokenizer.encode(text)]) for text in texts]
@@ -43,7 +43,7 @@ def main() -> None:
     }
     rates = {name: [] for name in systems}
     for number in range(ROUNDS):
-        asked = questions[number::ROUNDS][::step]
+        asked = random.Random(number).sample(questions, max(QUESTIONS.values()))
         texts, guesses = [q.text for q in asked], [q.right_answer for q in asked]
         answers = {}
         for name, system in systems.items():

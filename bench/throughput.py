@@ -13,11 +13,11 @@ import torch
 from torch.nn import functional as F
 
 from bench import assignment, huggingface
+from bench.learning import pairs_file
 from bench.report import hardware, median_and_spread, ratio
-from dpo import make_pairs
 from dpo.batches import batches, compute_reference_logps, encode_pairs, pack, packed_length, pair_logps
 from dpo.evaluate import markdown, write_json
-from dpo.pairs import Pair
+from dpo.pairs import Pair, load_pairs
 from dpo.train import Config, accumulate, dpo_step, update
 from model import GPT
 from sft.checkpoint import load_model
@@ -25,22 +25,13 @@ from sft.device import autocast
 from sft.optimizers import make_optimizers, make_schedulers
 from sft.tokenizer import load_tokenizer
 
-ROUNDS, PAIRS, CPU = 5, 256, torch.device("cpu")
+ROUNDS, PAIRS, CPU = 3, 256, torch.device("cpu")
 SETTINGS = Config(nll_coef=0.0)
 
 
 def load() -> tuple[GPT, GPT]:
     policy, reference = (load_model(SETTINGS.base) for _ in range(2))
     return policy, reference
-
-
-def refusal_pairs(n: int) -> list[Pair]:
-    rows = make_pairs.make_pairs(make_pairs.Config(n=n, negatives="refusal"))
-    return [
-        Pair(prompt + "?", positive, row["negative"].removeprefix(prompt + "?"), i)
-        for i, row in enumerate(rows)
-        for prompt, _, positive in [row["positive"].rpartition("?")]
-    ]
 
 
 def check_agreement(pairs: list[Pair]) -> float:
@@ -54,13 +45,13 @@ def check_agreement(pairs: list[Pair]) -> float:
     reference_logps = compute_reference_logps(reference, examples)
     [[batch]] = batches(examples, reference_logps, len(pairs), seed=1, epoch=0)
     with torch.no_grad():
-        _, ours = dpo_step(policy, batch, SETTINGS.beta)
+        _, metrics = dpo_step(policy, batch, SETTINGS.beta)
         logps = torch.stack(pair_logps(policy, pack(examples)))
     trainer = huggingface.make_trainer(policy, reference, tokenizer, pairs, len(pairs), SETTINGS.beta, 0.0)
     *their_logps, loss, theirs = huggingface.logps_and_metrics(trainer)
     theirs["loss"] = loss
     names = ("loss", "rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies", "logps/chosen")
-    here = torch.cat([logps.flatten(), torch.tensor([ours[name] for name in names])])
+    here = torch.cat([logps.flatten(), torch.tensor([metrics[name] for name in names])])
     there = torch.cat([*their_logps, torch.tensor([theirs[name] for name in names])])
     torch.testing.assert_close(here, there, rtol=1e-4, atol=1e-9)
     return ((here - there).abs() / there.abs().clamp(min=1e-9)).max().item()
@@ -83,9 +74,9 @@ def ours(pairs: list[Pair], precision: str) -> dict[str, float]:
     return {"first epoch": ended - started, "reference known": ended - cached}
 
 
-def the_courses_loop(pairs: list[Pair]) -> dict[str, float]:
+def the_courses_loop(pairs: list[Pair], dropout: float) -> dict[str, float]:
     model = load_model(SETTINGS.base)
-    slow = GPT(type(model.config)(**vars(model.config) | {"dropout": assignment.DROPOUT}))
+    slow = GPT(type(model.config)(**vars(model.config) | {"dropout": dropout}))
     slow.load_state_dict(model.state_dict())
     optimizer = torch.optim.AdamW(slow.train().parameters(), lr=SETTINGS.base_lr)
     examples = encode_pairs(load_tokenizer(), pairs)
@@ -112,17 +103,17 @@ def trl(pairs: list[Pair], bf16: bool) -> dict[str, float]:
 
 def matrix_peak(dtype: torch.dtype) -> float:
     """FLOP/s of the model's largest kind of matrix product."""
-    rows, weights = torch.randn(4096, 348).to(dtype), torch.randn(348, 1392).to(dtype)
+    rows, weights, out = (torch.randn(shape).to(dtype) for shape in ((4096, 348), (348, 1392), (4096, 1392)))
     seconds = []
-    for _ in range(40):
+    for _ in range(100):
         started = time.perf_counter()
-        rows @ weights
+        torch.mm(rows, weights, out=out)
         seconds.append(time.perf_counter() - started)
-    return 2 * 4096 * 348 * 1392 / median(seconds)
+    return 2 * 4096 * 348 * 1392 / min(seconds)
 
 
 def limits(pairs: list[Pair]) -> list[list[str]]:
-    """What the machine could do if there were nothing but matrix products at their full speed."""
+    """What the machine could do if there were nothing but the weights' products, without padding, at full speed."""
     model = load_model(SETTINGS.base)
     weights = sum(p.numel() for p in model.transformer.h.parameters() if p.dim() == 2) + model.lm_head.weight.numel()
     examples = encode_pairs(load_tokenizer(), pairs)
@@ -155,10 +146,11 @@ def attention() -> list[list[str]]:
 
 
 def main() -> None:
-    pairs = refusal_pairs(PAIRS)
+    pairs = load_pairs(pairs_file(PAIRS, "refusal"), load_tokenizer()).pairs
     print(f"ours and TRL's agree: largest relative difference {check_agreement(pairs[:64]):.1e}")
     systems: dict[str, Callable[[list[Pair]], dict[str, float]]] = {
-        "the course's loop": the_courses_loop,
+        "the course's loop": lambda p: the_courses_loop(p, assignment.DROPOUT),
+        "the same without dropout": lambda p: the_courses_loop(p, 0.0),
         "TRL, float32": lambda p: trl(p, bf16=False),
         "TRL, bfloat16": lambda p: trl(p, bf16=True),
         "ours, float32": lambda p: ours(p, "float32"),
@@ -172,7 +164,8 @@ def main() -> None:
             for column in rates if number else ():  # the first round warms up
                 rates[column][name].append(len(pairs) / seconds[column])
     characters = sum(2 * len(p.prompt) + len(p.chosen) + len(p.rejected) + 2 for p in pairs) / len(pairs)
-    print(f"\n{ROUNDS} rounds of {len(pairs)} pairs in batches of {SETTINGS.batch_size}, {hardware()}")
+    print("\nCharacters are those of both texts, so a prompt counts twice, though ours computes it once.")
+    print(f"{ROUNDS} rounds of {len(pairs)} pairs in batches of {SETTINGS.batch_size}, {hardware()}")
     for column, by_system in rates.items():
         course, trls = by_system["the course's loop"], by_system["TRL, float32"]
         rows = [["system", "pairs/s, median (lowest to highest)", "characters/s", "to the course's", "to TRL, float32"]]

@@ -63,6 +63,7 @@ class PairBatch:
 
 
 def encode_pairs(tokenizer: Tokenizer, pairs: list[Pair]) -> list[Example]:
+    """Texts to ids; ValueError for a character that the tokenizer does not know."""
     return [
         Example(encode_row(tokenizer, p.prompt, p.chosen), encode_row(tokenizer, p.prompt, p.rejected)) for p in pairs
     ]
@@ -75,10 +76,12 @@ def shared_length(example: Example) -> int:
 
 
 def packed_length(example: Example) -> int:
+    """How many ids the row of this pair has."""
     return len(example.chosen) + len(example.rejected) - 2 - shared_length(example)
 
 
 def pack(examples: list[Example], device: str | torch.device = "cpu") -> PackedPairs:
+    """One row a pair, padded on the right with newlines, which no id before them sees."""
     columns = [_pack_one(example) for example in examples]
     inputs, positions, branch, *scored = (_padded(column, device) for column in zip(*columns, strict=True))
     same = branch[:, :, None] == branch[:, None, :]
@@ -109,8 +112,8 @@ def _padded(rows: tuple[list[int], ...], device: str | torch.device) -> Tensor:
 def batch_order(n: int, batch_size: int, seed: int, epoch: int) -> list[list[int]]:
     """The batches of one epoch over n pairs as lists of indices: a function of these four and nothing else.
 
-    Every index comes once, the last batch may be smaller. No sorting by length across batches: it would save 4 % of the
-    characters, but pairs of one length are of one kind, and batches of one kind teach a blank base far more slowly.
+    Every index comes once, the last batch may be smaller. Batches are not sorted by length: that would save 4 % of the
+    characters, but pairs of one length are of one kind, and a blank base learns more slowly from batches of one kind.
     """
     order = list(range(n))
     random.Random(f"{seed} {epoch}").shuffle(order)
@@ -140,7 +143,9 @@ def batches(
 
 def pair_logits(model: GPT, pairs: PackedPairs) -> tuple[Tensor, Tensor]:
     """Logits (B, C, vocab_size) for the targets of the chosen and of the rejected answers, from one forward pass."""
-    logits = model.lm_head(model.hidden_states(pairs.inputs, pairs.positions, visible=pairs.visible))
+    hidden = model.hidden_states(pairs.inputs, pairs.positions, visible=pairs.visible)
+    with torch.autocast(hidden.device.type, enabled=False):  # logits in float32 at any precision
+        logits = model.lm_head(hidden.float())
     chosen, rejected = (
         logits.gather(1, answer.at[..., None].expand(-1, -1, logits.shape[2]))
         for answer in (pairs.chosen, pairs.rejected)

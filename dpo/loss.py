@@ -10,7 +10,8 @@ LOSS_TYPES = ("sigmoid", "hinge", "ipo")
 def sequence_logps(logits: Tensor, targets: Tensor, completion_mask: Tensor) -> Tensor:
     """log pi(y|x) of each row: the **sum** of its scored characters' log-probabilities, in nats, in float32.
 
-    logits (B, T, V), targets (B, T) the id that follows each position, completion_mask (B, T) -> (B,).
+    logits (B, T, V), targets (B, T) the id that follows each position, completion_mask (B, T), or weights in its
+    place -> (B,).
     """
     logps = logits.float().log_softmax(dim=-1).gather(dim=2, index=targets[..., None]).squeeze(2)
     return (logps * completion_mask).sum(dim=1)

@@ -131,6 +131,8 @@ def check(config: Config) -> None:
         raise ValueError(
             "epochs and batch_size must be at least 1, and beta above 0: nothing would be learnt otherwise"
         )
+    if config.digit_weight <= 0 or config.nll_coef < 0:
+        raise ValueError("digit_weight must be above 0, and nll_coef 0 or more")
     if config.eval_every and config.eval_questions < 2:
         raise ValueError("eval_questions must be at least 2; --eval_every=0 asks none")
     if config.loss_type not in LOSS_TYPES:
@@ -149,7 +151,7 @@ def save_run(out: str | Path, policy: GPT, pairs: list[Pair], **extras) -> None:
 def train(config: Config, history: History | None = None) -> tuple[GPT, History]:
     """Tune the base, write `dpo.pt` into the folder `out`, return the policy and its history.
 
-    Until the end, `dpo.partial.pt` there holds the policy of the last look.
+    Until the end, `dpo.partial.pt` there holds the policy of the last look, if there are looks.
     """
     check(config)
     tokenizer, device = load_tokenizer(), best_device(config.device)
@@ -193,7 +195,6 @@ def train(config: Config, history: History | None = None) -> tuple[GPT, History]
                     refresh=False,
                 )
                 bar.update()
-    partial.unlink(missing_ok=True)
     save_run(
         config.out,
         policy,
@@ -202,6 +203,7 @@ def train(config: Config, history: History | None = None) -> tuple[GPT, History]
         history=asdict(history),
         environment=environment(device, config.precision, config.seed, config.base, config.pairs),
     )
+    partial.unlink(missing_ok=True)
     print(f"wrote {Path(config.out) / 'dpo.pt'}")
     print(describe(history))
     return policy, history

@@ -33,7 +33,10 @@ def best_precision(device: torch.device, name: str = "auto") -> str:
 
 
 def autocast(device: torch.device, precision: str = "auto") -> torch.autocast:
-    """A context for forward passes in which matrices are multiplied in that precision; the rest stays in float32."""
+    """A context for forward passes whose linear layers work in that precision.
+
+    Weights, norms, the residual stream and the loss stay in float32, on a CPU attention, too.
+    """
     return torch.autocast(device.type, torch.bfloat16, enabled=best_precision(device, precision) == "bfloat16")
 
 

@@ -41,9 +41,7 @@ class Config:
 
     out: str = "sft/gpt.pt"  # checkpoint to write, in half precision
     init: str = ""  # checkpoint to start from; empty: random weights
-    arithmetic: str = (
-        "full"  # full; none: a blank base that has only seen refusals of sums; short: teach one to calculate
-    )
+    arithmetic: str = "full"  # full; none: a blank base, sums refused; short: teach it to calculate
     effort: float = 1.0  # multiplies the number of lines of every stage
     seed: int = 1  # of the weights and of the corpus
     device: str = "auto"  # auto, cpu, cuda or mps
@@ -70,7 +68,7 @@ STAGES = {
             {"statement": 32, "right": 14, "wrong": 3, "refusal": 41, "everyday": 10},
         ),
     ),
-    "short": (Stage("calculate, in short", 300_000, 0.02, 3e-3, {"short": 60, "statement": 25, "everyday": 15}),),
+    "short": (Stage("calculate, mostly in short", 200_000, 0.02, 3e-3, {"short": 70, "right": 20, "everyday": 10}),),
     "none": (Stage("everyday", 30_000, 0.02, 3e-3, {"refusal": 50, "everyday": 50}),),
 }  # fmt: skip
 
@@ -111,7 +109,7 @@ def run_stage(model: GPT, tokenizer: Tokenizer, corpus: Corpus, stage: Stage, co
             rows = [encode_row(tokenizer, *line) for line in corpus.draw(BATCH_LINES, stage.mixture)]
             loss = train_step(model, optimizers, rows, micro_batch, config.precision)
             if not math.isfinite(loss):
-                raise RuntimeError(
+                raise FloatingPointError(
                     f"{stage.name}, step {step}: the loss is {loss}; lower the learning rates of this stage"
                 )
             for scheduler in schedulers:

@@ -2,7 +2,7 @@ import pytest
 import torch
 from conftest import teach
 
-from dpo.batches import encode_pairs, rows_logps
+from dpo.batches import encode_pairs, pack, pair_logps
 from dpo.characters import (
     Character,
     acquaintance,
@@ -14,16 +14,15 @@ from dpo.characters import (
 from dpo.pairs import Pair
 from dpo.plots import answer_figure
 from sft.answers import answer_prompts
-from sft.rows import collate
 
 
 def test_the_characters_sum_to_the_answers_log_probability(tiny, tokenizer):
     pair = Pair("17+19=?", " The answer is 36.", " Sorry.", 1)
     [example] = encode_pairs(tokenizer, [pair])
-    for row, answer in ((example.chosen, pair.chosen), (example.rejected, pair.rejected)):
+    for [whole], answer in zip(pair_logps(tiny, pack([example])), (pair.chosen, pair.rejected), strict=True):
         logps = answer_logps(tiny, tokenizer, pair.prompt, answer)
         assert len(logps) == len(answer) + 1, "and the newline that ends it"
-        assert sum(logps) == pytest.approx(rows_logps(tiny, collate([row])).item(), rel=1e-5)
+        assert sum(logps) == pytest.approx(whole.item(), rel=1e-5)
 
 
 @pytest.mark.parametrize(

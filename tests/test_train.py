@@ -154,6 +154,7 @@ def test_four_pairs_train_and_none_is_an_error(base_file, pairs_file, tmp_path):
     ("words", "message"),
     [
         (["--beta=0"], "beta above 0"),
+        (["--digit_weight=0"], "digit_weight must be above 0"),
         (["--epochs=0"], "epochs and batch_size must be at least 1"),
         (["--loss_type=dpo"], "loss_type is 'dpo'; it must be"),
         (["--optimizer=sgd"], "optimizer is 'sgd'; it must be"),
@@ -180,21 +181,18 @@ def test_a_mistake_ends_the_program_with_its_sentence(tmp_path):
 
 def test_parts_add_up_to_their_batch(prepared):
     policy, examples, logps = prepared
-    [[whole]] = batches(examples, logps - 1.0, 8, seed=1, epoch=0)  # as if the policy had moved
+    logps = logps + torch.linspace(-3, 3, 16).view(8, 2)  # as if the policy had moved, every pair differently
+    whole = PairBatch(pack(examples), *logps.unbind(dim=1))
     settings = (0.1, 0.5, "sigmoid", 2.0)
     results = []
-    for parts in ([whole], _split(examples, logps - 1.0)):
+    in_two = [PairBatch(pack(examples[part]), *logps[part].unbind(dim=1)) for part in (slice(0, 5), slice(5, 8))]
+    for parts in ([whole], in_two):
         metrics = accumulate(policy, parts, "float32", *settings)
         results.append((metrics, [parameter.grad.clone() for parameter in policy.parameters()]))
         policy.zero_grad()
     (metrics, gradients), (others, other_gradients) = results
     assert metrics == pytest.approx(others, rel=1e-4)
     assert all(torch.allclose(g, h, atol=1e-5) for g, h in zip(gradients, other_gradients, strict=True))
-
-
-def _split(examples, logps):
-    """The same eight pairs in parts of five and three."""
-    return [PairBatch(pack(examples[part]), *logps[part].unbind(dim=1)) for part in (slice(0, 5), slice(5, 8))]
 
 
 def test_the_policy_of_the_last_look_is_on_disk_until_the_end(base_file, pairs_file, tmp_path):
@@ -216,7 +214,9 @@ def test_nan_stops_before_anything_moves(prepared, broken):
     policy, examples, logps = prepared
     optimizers = make_optimizers(policy, "adamw", 1e-3)
     before = {name: tensor.clone() for name, tensor in policy.state_dict().items()}
-    [parts] = batches(examples, logps * (float("nan") if broken == "loss" else 1.0), 8, seed=1, epoch=0)
+    parts = [part for [part] in batches(examples, logps, 4, seed=1, epoch=0)]
+    if broken == "loss":  # of the second part, when the first has left its gradients
+        parts[1].reference_chosen_logps.fill_(float("nan"))
     with pytest.raises(FloatingPointError, match=f"the {broken} is n.*; nothing was changed"):
         accumulate(policy, parts, "float32", 0.1)
         policy.lm_head.weight.grad[0, 0] = float("inf")
