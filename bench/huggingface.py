@@ -60,17 +60,17 @@ class Clock(TrainerCallback):
 
 def make_trainer(
     policy: GPT, reference: GPT, tokenizer: sft.tokenizer.Tokenizer, pairs: list[Pair],
-    batch_size: int, beta: float, lr: float, bf16: bool = False, precompute: bool = False,
+    batch_size: int, beta: float, lr: float, precompute: bool = False, bf16: bool = False, tuned: bool = True,
 ) -> DPOTrainer:  # fmt: skip
-    """TRL's trainer on these pairs for one epoch, with what would slow it down here switched off.
+    """TRL's trainer on these pairs for one epoch; `tuned` switches off what slows it down here.
 
-    So no gradient checkpointing, and in bfloat16 not torch's fused attention, which is slow there on a CPU.
+    That is gradient checkpointing, and in bfloat16 torch's fused attention, which is slow there on a CPU.
     """
-    attention = "eager" if bf16 else "sdpa"
+    attention = "eager" if bf16 and tuned else "sdpa"
     settings = DPOConfig(
         output_dir="runs/trl", per_device_train_batch_size=batch_size, num_train_epochs=1, learning_rate=lr,
         lr_scheduler_type="constant", beta=beta, max_length=None, precompute_ref_log_probs=precompute, bf16=bf16,
-        gradient_checkpointing=False, use_cpu=True, dataloader_pin_memory=False, optim="adamw_torch_fused",
+        gradient_checkpointing=not tuned, use_cpu=True, dataloader_pin_memory=False, optim="adamw_torch_fused",
         logging_strategy="no", save_strategy="no", report_to="none", disable_tqdm=True, seed=1,
     )  # fmt: skip
     rows = [{"prompt": p.prompt, "chosen": p.chosen, "rejected": p.rejected} for p in pairs]

@@ -89,12 +89,12 @@ def the_courses_loop(pairs: list[Pair], dropout: float) -> dict[str, float]:
     return {"first epoch": seconds, "reference known": seconds}  # it has none
 
 
-def trl(pairs: list[Pair], bf16: bool) -> dict[str, float]:
+def trl(pairs: list[Pair], bf16: bool, tuned: bool = True) -> dict[str, float]:
     tokenizer, models = load_tokenizer(), load()
     return {
         column: huggingface.train_seconds(
             huggingface.make_trainer(
-                *models, tokenizer, pairs, SETTINGS.batch_size, SETTINGS.beta, SETTINGS.base_lr, bf16, precompute
+                *models, tokenizer, pairs, SETTINGS.batch_size, SETTINGS.beta, SETTINGS.base_lr, precompute, bf16, tuned
             )
         )
         for column, precompute in (("first epoch", False), ("reference known", True))
@@ -151,6 +151,7 @@ def main() -> None:
     systems: dict[str, Callable[[list[Pair]], dict[str, float]]] = {
         "the course's loop": lambda p: the_courses_loop(p, assignment.DROPOUT),
         "the same without dropout": lambda p: the_courses_loop(p, 0.0),
+        "TRL as it comes (bfloat16)": lambda p: trl(p, bf16=True, tuned=False),
         "TRL, float32": lambda p: trl(p, bf16=False),
         "TRL, bfloat16": lambda p: trl(p, bf16=True),
         "ours, float32": lambda p: ours(p, "float32"),
@@ -167,11 +168,13 @@ def main() -> None:
     print("\nCharacters are those of both texts, so a prompt counts twice, though ours computes it once.")
     print(f"{ROUNDS} rounds of {len(pairs)} pairs in batches of {SETTINGS.batch_size}, {hardware()}")
     for column, by_system in rates.items():
-        course, trls = by_system["the course's loop"], by_system["TRL, float32"]
-        rows = [["system", "pairs/s, median (lowest to highest)", "characters/s", "to the course's", "to TRL, float32"]]
+        rivals = ("the course's loop", "TRL as it comes (bfloat16)", "TRL, float32", "TRL, bfloat16")
+        header = ["system", "pairs/s, median (lowest to highest)", "characters/s"]
+        rows = [[*header, *(f"ratio to {rival}" for rival in rivals)]]
         for name, values in by_system.items():
             speed = f"{median(values) * characters:,.0f}"
-            rows.append([name, median_and_spread(values), speed, ratio(values, course), ratio(values, trls)])
+            ratios = (ratio(values, by_system[rival]) for rival in rivals)
+            rows.append([name, median_and_spread(values), speed, *ratios])
         print(f"\n{column}\n\n{markdown(rows)}")
     limit = limits(pairs)
     print(f"\n{markdown(limit)}\n\n{markdown(attention())}")
