@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from bench import assignment, huggingface
 from bench.learning import pairs_file
 from bench.report import hardware, median_and_spread, ratio
-from dpo.batches import batches, compute_reference_logps, encode_pairs, pack, packed_length, pair_logps
+from dpo.batches import PairBatch, batches, compute_reference_logps, encode_pairs, pack, packed_length, pair_logps
 from dpo.evaluate import markdown, write_json
 from dpo.pairs import Pair, load_pairs
 from dpo.train import Config, accumulate, dpo_step, update
@@ -43,7 +43,7 @@ def check_agreement(pairs: list[Pair]) -> float:
             parameter += 0.02 * parameter.std() * torch.randn_like(parameter)
     examples = encode_pairs(tokenizer, pairs)
     reference_logps = compute_reference_logps(reference, examples)
-    [[batch]] = batches(examples, reference_logps, len(pairs), seed=1, epoch=0)
+    batch = PairBatch(pack(examples), *reference_logps.unbind(dim=1))
     with torch.no_grad():
         _, metrics = dpo_step(policy, batch, SETTINGS.beta)
         logps = torch.stack(pair_logps(policy, pack(examples)))
