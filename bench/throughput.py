@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from bench import assignment, huggingface
 from bench.learning import pairs_file
 from bench.report import hardware, median_and_spread, ratio
-from dpo.batches import PairBatch, batches, compute_reference_logps, encode_pairs, pack, packed_length, pair_logps
+from dpo.batches import batches, compute_reference_logps, encode_pairs, make_batch, pack, packed_length, pair_logps
 from dpo.evaluate import markdown, write_json
 from dpo.pairs import Pair, load_pairs
 from dpo.train import Config, accumulate, dpo_step, update
@@ -43,7 +43,7 @@ def check_agreement(pairs: list[Pair]) -> float:
             parameter += 0.02 * parameter.std() * torch.randn_like(parameter)
     examples = encode_pairs(tokenizer, pairs)
     reference_logps = compute_reference_logps(reference, examples)
-    batch = PairBatch(pack(examples), *reference_logps.unbind(dim=1))
+    batch = make_batch(examples, reference_logps)
     with torch.no_grad():
         _, metrics = dpo_step(policy, batch, SETTINGS.beta)
         logps = torch.stack(pair_logps(policy, pack(examples)))
@@ -67,9 +67,9 @@ def ours(pairs: list[Pair], precision: str) -> dict[str, float]:
     with autocast(CPU, precision):
         reference_logps = compute_reference_logps(reference, examples)
     cached = time.perf_counter()
-    for parts in batches(examples, reference_logps, SETTINGS.batch_size, SETTINGS.seed, epoch=0):
+    for parts in batches(examples, reference_logps, SETTINGS.batch_size, SETTINGS.seed):
         accumulate(policy, parts, precision, SETTINGS.beta)
-        update(policy, optimizers, schedulers, SETTINGS.max_grad_norm)
+        update(policy, parts, optimizers, schedulers, SETTINGS.max_grad_norm)
     ended = time.perf_counter()
     return {"first epoch": ended - started, "reference known": ended - cached}
 

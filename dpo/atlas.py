@@ -20,8 +20,9 @@ from dpo.arithmetic import FORMS, Question, domain, parse_answer
 from dpo.evaluate import Reply, answer_questions, evaluate, judge, percent, rate, table, wilson, write_json
 from dpo.plots import atlas_figure
 from dpo.provenance import ROOT, code_hash, weights_hash
-from sft.checkpoint import load_model, write_atomically
+from sft.checkpoint import load_model
 from sft.device import best_device
+from sft.files import write_atomically
 from sft.tokenizer import load_tokenizer
 
 MAPS = ("a+b", "a-b", "a*b")  # the forms that are drawn, operand a against operand b

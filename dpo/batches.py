@@ -13,6 +13,7 @@ from tqdm import tqdm
 from dpo.loss import sequence_logps
 from dpo.pairs import Pair
 from model import GPT
+from sft.device import out_of_memory_in_words
 from sft.rows import Row, encode_row
 from sft.tokenizer import Tokenizer
 
@@ -24,6 +25,7 @@ MICRO_BATCH = 32  # pairs in one pass: more take memory and hardly save time on 
 class Example:
     chosen: Row
     rejected: Row  # same prompt
+    line: int  # of the pair in its file
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,7 @@ class PairBatch:
     pairs: PackedPairs
     reference_chosen_logps: Tensor
     reference_rejected_logps: Tensor
+    lines: tuple[int, ...]  # of the pairs in their file
 
     def __len__(self) -> int:
         return len(self.reference_chosen_logps)
@@ -65,7 +68,8 @@ class PairBatch:
 def encode_pairs(tokenizer: Tokenizer, pairs: list[Pair]) -> list[Example]:
     """Texts to ids; ValueError for a character that the tokenizer does not know."""
     return [
-        Example(encode_row(tokenizer, p.prompt, p.chosen), encode_row(tokenizer, p.prompt, p.rejected)) for p in pairs
+        Example(encode_row(tokenizer, p.prompt, p.chosen), encode_row(tokenizer, p.prompt, p.rejected), p.line)
+        for p in pairs
     ]
 
 
@@ -125,20 +129,26 @@ def batches(
     reference_logps: Tensor,
     batch_size: int,
     seed: int,
-    epoch: int,
+    epochs: int = 1,
+    start: int = 0,
     device: str | torch.device = "cpu",
+    micro_batch: int = MICRO_BATCH,
 ) -> Iterator[list[PairBatch]]:
-    """The batches of one epoch, each as parts of like length, at most MICRO_BATCH pairs, for one pass each.
+    """The batches of all epochs from step `start` on, each as parts of like length for one pass each.
 
-    `reference_logps` (N, 2) holds chosen and rejected of each example.
+    `reference_logps` (N, 2) holds chosen and rejected of each example; a part has at most `micro_batch` pairs.
     """
-    for indices in batch_order(len(examples), batch_size, seed, epoch):
+    order = [batch for epoch in range(epochs) for batch in batch_order(len(examples), batch_size, seed, epoch)]
+    for indices in order[start:]:
         indices.sort(key=lambda i: packed_length(examples[i]))
-        parts = (indices[start : start + MICRO_BATCH] for start in range(0, len(indices), MICRO_BATCH))
-        yield [
-            PairBatch(pack([examples[i] for i in part], device), *reference_logps[part].to(device).unbind(dim=1))
-            for part in parts
-        ]
+        parts = (indices[first : first + micro_batch] for first in range(0, len(indices), micro_batch))
+        yield [make_batch([examples[i] for i in part], reference_logps[part], device) for part in parts]
+
+
+def make_batch(examples: list[Example], reference_logps: Tensor, device: str | torch.device = "cpu") -> PairBatch:
+    """These pairs as one batch; `reference_logps` (B, 2) holds chosen and rejected of each."""
+    lines = tuple(example.line for example in examples)
+    return PairBatch(pack(examples, device), *reference_logps.to(device).unbind(dim=1), lines)
 
 
 def pair_logits(model: GPT, pairs: PackedPairs) -> tuple[Tensor, Tensor]:
@@ -166,8 +176,17 @@ def pair_logps(model: GPT, pairs: PackedPairs) -> tuple[Tensor, Tensor]:
 def compute_reference_logps(
     reference: GPT, examples: list[Example], batch_size: int = MICRO_BATCH, progress: str = ""
 ) -> Tensor:
-    """log pi_ref of every chosen and rejected answer, (N, 2): once, since the reference never changes."""
+    """log pi_ref of every chosen and rejected answer, (N, 2): once, since the reference never changes.
+
+    ValueError for ids that the model does not have, before any of them reaches a device: on CUDA they end the process.
+    """
     device = reference.lm_head.weight.device
+    largest = max((max(row.prompt + row.completion) for e in examples for row in (e.chosen, e.rejected)), default=0)
+    if largest >= reference.config.vocab_size:
+        raise ValueError(
+            f"id {largest} is not among the model's {reference.config.vocab_size} characters; "
+            "use the vocabulary that belongs to it"
+        )
     order = sorted(range(len(examples)), key=lambda i: packed_length(examples[i]))
     logps = torch.empty(len(examples), 2)
     with tqdm(
@@ -175,6 +194,8 @@ def compute_reference_logps(
     ) as bar:
         for start in range(0, len(order), batch_size):
             part = order[start : start + batch_size]
-            logps[part] = torch.stack(pair_logps(reference, pack([examples[i] for i in part], device)), dim=1).cpu()
+            with out_of_memory_in_words(len(part)):
+                pairs = pack([examples[i] for i in part], device)
+                logps[part] = torch.stack(pair_logps(reference, pairs), dim=1).cpu()
             bar.update(len(part))
     return logps

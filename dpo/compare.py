@@ -8,12 +8,14 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import Tensor
+
 from configurator import configure
 from dpo.arithmetic import parse_question
 from dpo.evaluate import Reply, answer_questions, percent, rate, sample_domain
 from model import GPT
 from sft.answers import answer_prompts
-from sft.checkpoint import load_checkpoint, load_model
+from sft.checkpoint import load_checkpoint, load_model, unpack
 from sft.corpus import everyday_lines
 from sft.device import best_device
 from sft.tokenizer import Tokenizer, load_tokenizer
@@ -46,9 +48,16 @@ def read_run(path: str | Path) -> Run:
     if not Path(path).exists():
         raise ValueError(f"{path}: no such run; every training but a repeated one keeps the run before it")
     extras = load_checkpoint(path).extras
-    if not isinstance(extras.get("pairs"), list) or not isinstance(extras.get("config"), dict):
+    if not isinstance(extras.get("pairs"), Tensor) or not isinstance(extras.get("config"), dict):
         raise ValueError(f"{path} does not say on which pairs it was tuned; train again to compare it")
-    return Run(extras["config"], [tuple(pair) for pair in extras["pairs"]])
+    pairs = unpack(extras["pairs"])
+    if not isinstance(pairs, list) or not all(map(_is_pair, pairs)):
+        raise ValueError(f"{path} has pairs that are no texts; train again to compare it")
+    return Run(extras["config"], [tuple(pair) for pair in pairs])
+
+
+def _is_pair(row: object) -> bool:
+    return isinstance(row, list) and len(row) == 3 and all(isinstance(text, str) for text in row)
 
 
 def pairs_difference(before: list[tuple], after: list[tuple]) -> tuple[list[tuple], list[tuple]]:

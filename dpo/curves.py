@@ -148,6 +148,8 @@ def _healthy(history: History) -> Reading:
 
 def describe(history: History) -> str:
     """The training figure in words: the figures first, then what they mean."""
+    if not len(history):
+        return "No step has been made yet."
     first, last = ({name: values[i] for name, values in history.steps.items()} for i in (0, -1))
     lines = [
         f"{len(history)} steps; preference loss {first['loss/preference']:.4f} -> {last['loss/preference']:.4f}.",

@@ -18,6 +18,7 @@ from model import GPT
 from sft.answers import MAX_NEW_TOKENS, answer_prompts
 from sft.checkpoint import load_model
 from sft.device import best_device
+from sft.files import write_atomically
 from sft.tokenizer import Tokenizer, load_tokenizer
 
 GROUPS = ("held_out/additive", "held_out/multiplicative", "seen/additive", "seen/multiplicative")
@@ -199,8 +200,7 @@ def main(config: Config) -> None:
 
 
 def write_json(path: str | Path, result: dict) -> None:
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Path(path).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write_atomically(path, (json.dumps(result, indent=1) + "\n").encode())
 
 
 if __name__ == "__main__":

@@ -27,6 +27,16 @@ class History:
         """Record a look at the policy after the steps so far."""
         _append(self.looks, {"step": len(self), **look})
 
+    def state_dict(self) -> dict[str, dict[str, list[float]]]:
+        return {"steps": self.steps, "looks": self.looks}
+
+    def load_state_dict(self, state: dict[str, dict[str, list[float]]]) -> None:
+        """ValueError, and nothing changed, unless both are columns of numbers, each table's of one length."""
+        tables = [state.get(name) if isinstance(state, dict) else None for name in ("steps", "looks")]
+        if not all(map(_is_table, tables)):
+            raise ValueError("the history in the saved state is not readable; start afresh without resume")
+        self.steps, self.looks = tables
+
     def __getitem__(self, name: str) -> list[float]:
         return self.steps[name]
 
@@ -37,6 +47,12 @@ class History:
 def _append(columns: dict[str, list[float]], values: dict[str, float]) -> None:
     for name, value in values.items():
         columns.setdefault(name, []).append(value)
+
+
+def _is_table(table: object) -> bool:
+    columns = list(table.values()) if isinstance(table, dict) else [None]
+    lists = all(isinstance(column, list) and all(isinstance(x, int | float) for x in column) for column in columns)
+    return lists and len({len(column) for column in columns}) <= 1
 
 
 @dataclass

@@ -17,9 +17,10 @@ import torch
 from configurator import configure
 from dpo.arithmetic import FORMS, RANGES, REFUSAL, Question, domain, families_in, grade, is_held_out, parse_question
 from sft.answers import answer_prompts
-from sft.checkpoint import load_model, write_atomically
+from sft.checkpoint import load_model
 from sft.corpus import wrong_value
 from sft.device import best_device
+from sft.files import write_atomically
 from sft.tokenizer import load_tokenizer
 
 NEGATIVES = ("base", "refusal", "near_miss")

@@ -12,10 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dpo.arithmetic import grade, parse_answer, parse_question
+from sft.files import open_plain
 from sft.tokenizer import LOOK_ALIKES, Tokenizer, describe, remedy
 
 KEYS = ({"positive", "negative"}, {"prompt", "chosen", "rejected"})
 SHOWN_PROBLEMS = 20
+NEAR = 200  # characters around a mistake that are looked at
+MOST_SYNTAX_ERRORS = 100  # after so many the rest of the file is not read: it is something else than pairs
 LARGEST_FILE = 256 * 2**20  # bytes
 
 
@@ -66,11 +69,8 @@ def load_pairs(path: str | Path, tokenizer: Tokenizer, max_length: int = 256) ->
 
 
 def _read_text(path: Path) -> str:
-    if not path.is_file():
-        raise PairsError(f"{path}: no such file; `python -m dpo.make_pairs` makes one")
-    if path.stat().st_size > LARGEST_FILE:
-        raise PairsError(f"{path.name}: {path.stat().st_size >> 20} MiB is too large for a pairs file; split it")
-    data = path.read_bytes()
+    with open_plain(path, LARGEST_FILE, PairsError, "`python -m dpo.make_pairs` makes a file of pairs") as file:
+        data = file.read(LARGEST_FILE)
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -87,7 +87,7 @@ def _objects(text: str) -> Iterator[tuple[int, object, str]]:
     position, line, counted = _skip_space(text, 0), 1, 0
     in_list = text.startswith("[", position)
     position += in_list
-    expect_comma = False
+    expect_comma, syntax_errors = False, 0
     while True:
         position = _skip_space(text, position)
         line, counted = line + text.count("\n", counted, position), position
@@ -107,7 +107,10 @@ def _objects(text: str) -> Iterator[tuple[int, object, str]]:
             expect_comma = True
         except (ValueError, RecursionError) as error:
             yield getattr(error, "lineno", line), None, _syntax_hint(error, text)
-            position, expect_comma = _next_object(text, position), False
+            position, expect_comma, syntax_errors = _next_object(text, position), False, syntax_errors + 1
+            if syntax_errors == MOST_SYNTAX_ERRORS:
+                yield line, None, f"the {MOST_SYNTAX_ERRORS}th mistake of its kind; the rest of the file was not read"
+                return
     if in_list and position >= len(text):
         yield line, None, "the list is not closed; end the file with ]"
     elif in_list and (rest := text[position + 1 :].strip()):
@@ -135,7 +138,8 @@ def _syntax_hint(error: Exception, text: str) -> str:
         return str(error)
     if not isinstance(error, json.JSONDecodeError):
         return "nested too deeply or a number too long; a pair holds texts only"
-    before, rest = text[: error.pos].rstrip(), text[error.pos :].lstrip()
+    start = max(0, error.pos - NEAR)
+    before, rest = text[start : error.pos].rstrip(), text[error.pos : error.pos + NEAR].lstrip()
     hints = {
         "'": "single quotes; JSON wants double quotes",
         "\u201c": "curly quotes; write straight ones",
@@ -148,14 +152,20 @@ def _syntax_hint(error: Exception, text: str) -> str:
         hint = "a comma before }; remove it"
     if error.msg.startswith("Invalid control character"):
         hint = "a line break or tab inside a text; write the text on one line"
-    shown = text[text.rfind("\n", 0, error.pos) + 1 :].split("\n", 1)[0]
-    return f"not JSON at column {error.colno}: {hint}\n      {shown.rstrip()[:100]}"
+    start = text.rfind("\n", 0, error.pos) + 1
+    shown = "".join(c if c.isprintable() else " " for c in text[start : start + 100].split("\n", 1)[0])
+    return f"not JSON at column {error.colno}: {hint}\n      {shown.rstrip()}"
+
+
+def _shown(text: str) -> str:
+    """The text in quotes, cut if it is long; control characters come out as their codes."""
+    return repr(text) if len(text) <= NEAR else f"{text[:NEAR]!r}..."
 
 
 def _no_duplicate_keys(items: list[tuple[str, object]]) -> dict:
     if len(dict(items)) != len(items):
         twice = Counter(key for key, _ in items).most_common(1)[0][0]
-        raise PairsError(f"key {twice!r} stands twice in one pair")
+        raise PairsError(f"key {_shown(twice)} stands twice in one pair")
     return dict(items)
 
 
@@ -167,12 +177,16 @@ def _texts(value: object, replaced: Counter[str]) -> tuple[tuple[str, str, str] 
     """Prompt, chosen and rejected of one JSON object, look-alike characters replaced and counted; or what is wrong."""
     if not isinstance(value, dict):
         return None, [f"a pair is an object with `positive` and `negative`, not a {type(value).__name__}"]
+    wrapped = [key for key, inside in value.items() if isinstance(inside, list)]
+    if wrapped:
+        return None, [f"the list stands inside an object, under {_shown(wrapped[0])}; write the list alone"]
     keys = next((keys for keys in KEYS if keys & set(value)), KEYS[0])
     problems = []
     for key in sorted(set(value) - keys):
-        near = difflib.get_close_matches(key, sorted(keys), n=1)
+        near = difflib.get_close_matches(key[:NEAR], sorted(keys), n=1)
         problems.append(
-            f"unknown key {key!r}; " + (f"write {near[0]!r}" if near else f"a pair has only {', '.join(sorted(keys))}")
+            f"unknown key {_shown(key)}; "
+            + (f"write {near[0]!r}" if near else f"a pair has only {', '.join(sorted(keys))}")
         )
     for key in sorted(keys):
         if not isinstance(value.get(key), str) or not value[key].strip():
@@ -187,11 +201,13 @@ def _texts(value: object, replaced: Counter[str]) -> tuple[tuple[str, str, str] 
         prompt, chosen = _split(clean["positive"])
         rejected_prompt, rejected = _split(clean["negative"])
         problems = [
-            f"no question mark in {clean[key]!r}; the question ends with ?" for key in clean if "?" not in clean[key]
+            f"no question mark in {_shown(text)}; the question ends with ?"
+            for text in clean.values()
+            if "?" not in text
         ]
     if not problems and prompt != rejected_prompt:
         problems.append(
-            f"the prompts differ: {prompt!r} and {rejected_prompt!r}; both texts must ask the same question"
+            f"the prompts differ: {_shown(prompt)} and {_shown(rejected_prompt)}; both texts must ask the same question"
         )
     if not problems and not (chosen.strip() and rejected.strip()):
         problems.append("no answer after the question")
@@ -220,7 +236,7 @@ def _text_problems(text: str, tokenizer: Tokenizer, max_length: int) -> list[str
             times = f" ({count} times)" if count > 1 else ""
             problems.append(f"{describe(character)}{times}: {remedy(character)}")
     if "\n" in text:
-        problems.append(f"a line break inside {text!r}; it ends an answer, so an answer cannot contain one")
+        problems.append(f"a line break inside {_shown(text)}; it ends an answer, so an answer cannot contain one")
     if len(text) + 1 > max_length:
         over = len(text) + 1 - max_length
         problems.append(f"{text[:30]!r}... has {len(text)} characters and an end mark, {over} over max_length")

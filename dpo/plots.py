@@ -49,13 +49,22 @@ class LiveFigure:
         self.figure, self.axes = plt.subplots(2, 3, figsize=(12, 6), layout="constrained")
         self.total_steps, self.seconds = total_steps, seconds
         self.started = self.drawn = time.monotonic()
+        self.failed, self.first_step = False, None  # a run that goes on has made steps before
         plt.close(self.figure)  # shown through the handle only, not once more by the cell
         self.handle = display(self.figure, display_id=True) if display else None
 
     def update(self, history: History, force: bool = False) -> None:
-        """Redraw, at most once in `seconds`."""
-        if not force and time.monotonic() - self.drawn < self.seconds:
+        """Redraw, at most once in `seconds`. A drawing that fails is said once and never stops the training."""
+        self.first_step = self.first_step or len(history)
+        if self.failed or (not force and time.monotonic() - self.drawn < self.seconds):
             return
+        try:
+            self._draw(history)
+        except Exception as error:
+            print(f"note: the figure is not drawn any more ({error}); the training goes on")
+            self.failed = True
+
+    def _draw(self, history: History) -> None:
         steps = list(range(1, len(history) + 1))
         panels = [(title, lines, steps, history.steps) for title, lines in STEP_PANELS.items()]
         if history.looks:
@@ -65,7 +74,7 @@ class LiveFigure:
         for axis in self.axes.flat[len(panels) :]:
             axis.set_axis_off()
         spent = time.monotonic() - self.started
-        left = spent / len(history) * (self.total_steps - len(history))
+        left = spent / (len(history) - self.first_step + 1) * (self.total_steps - len(history))
         state = f"about {left:.0f} s left" if left else f"{spent:.0f} s"
         self.figure.suptitle(f"step {len(history)} of {self.total_steps}, {state}", fontsize=11, x=0.01, ha="left")
         if self.handle:

@@ -1,11 +1,13 @@
 """What a run was made of, in one line: versions, device, threads, seed, and the hashes of base, pairs and code."""
 
 import hashlib
+import json
 import platform
 from pathlib import Path
 
 import torch
 
+from dpo.batches import Example
 from model import GPT
 from sft.device import best_precision
 
@@ -31,6 +33,18 @@ def code_hash(paths: list[Path] | None = None) -> str:
     for path in sorted(paths or [ROOT / "model.py", *ROOT.glob("dpo/*.py"), *ROOT.glob("sft/*.py")]):
         digest.update(path.name.encode() + b"\n".join(path.read_bytes().splitlines()))  # line endings do not matter
     return digest.hexdigest()[:8]
+
+
+def examples_hash(examples: list[Example]) -> str:
+    """The same over what is trained on, in its order: the ids of prompts and answers."""
+    rows = [[e.chosen.prompt, e.chosen.completion, e.rejected.completion] for e in examples]
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:8]
+
+
+def circumstances(device: torch.device, micro_batch: int) -> dict[str, str | int]:
+    """What may differ between two halves of a run, and then costs it bitwise equality."""
+    threads = torch.get_num_threads()
+    return {"torch": torch.__version__, "device": str(device), "threads": threads, "micro_batch": micro_batch}
 
 
 def environment(device: torch.device, precision: str, seed: int, base: str, pairs: str) -> str:

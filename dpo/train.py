@@ -5,6 +5,7 @@
 
 import math
 import sys
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -14,17 +15,21 @@ from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
 from configurator import configure
-from dpo.batches import PairBatch, batches, compute_reference_logps, encode_pairs, pair_logits
+from dpo.batches import Example, PairBatch, batches, compute_reference_logps, encode_pairs, pair_logits
 from dpo.curves import describe
 from dpo.history import History, Observer
 from dpo.loss import LOSS_TYPES, dpo_loss, sequence_logps
 from dpo.pairs import Pair, load_pairs
-from dpo.provenance import environment
+from dpo.provenance import circumstances, environment, examples_hash, weights_hash
 from model import DIGIT_IDS, GPT
-from sft.checkpoint import load_model, save_checkpoint
-from sft.device import autocast, best_device, best_precision
+from sft.checkpoint import checkpoint_bytes, identify, load_model, pack
+from sft.device import autocast, best_device, best_precision, out_of_memory_in_words
+from sft.files import check_folder, write_atomically
 from sft.optimizers import make_optimizers, make_schedulers
+from sft.state import TrainingState, announce_replaced, remove_state
 from sft.tokenizer import load_tokenizer
+
+STATE = "dpo.state.pt"  # in the folder `out`, while a run is not finished
 
 
 @dataclass
@@ -36,6 +41,7 @@ class Config:
     out: str = "dpo"  # folder for dpo.pt
     epochs: int = 1  # passes over the pairs
     batch_size: int = 64  # pairs per step
+    micro_batch: int = 32  # pairs in one pass: fewer take less memory and give the same result
     base_lr: float = 1e-5  # highest learning rate of AdamW
     muon_lr: float = 2e-3  # highest learning rate of Muon, with --optimizer=muon
     beta: float = 0.1  # how strongly the policy is held to the reference; it multiplies
@@ -47,6 +53,8 @@ class Config:
     max_length: int = 256  # longest prompt and answer, in characters; longer ones are refused, never cut
     eval_every: int = 10  # steps between two looks at answers and at the KL to the reference, 0 for none
     eval_questions: int = 100  # held-out questions in a look, and as many of the pairs
+    save_every: int = 20  # steps between two saved states that a run can go on from
+    resume: bool = False  # go on with the interrupted run in `out`, if there is one
     seed: int = 1  # of the order of the pairs
     device: str = "auto"  # auto, cpu, cuda or mps
     precision: str = "auto"  # of the matrix products in training: auto, float32 or bfloat16
@@ -94,29 +102,32 @@ def accumulate(policy: GPT, parts: list[PairBatch], precision: str, *settings: f
     """
     metrics, pairs, device = {}, sum(map(len, parts)), policy.lm_head.weight.device
     for part in parts:
-        with autocast(device, precision):
+        with autocast(device, precision), out_of_memory_in_words(len(part)):
             loss, of_part = dpo_step(policy, part, *settings)
-        if not math.isfinite(of_part["loss"]):
-            policy.zero_grad(set_to_none=True)
-            raise FloatingPointError(
-                f"the loss is {of_part['loss']}; nothing was changed by this step: lower base_lr and start again"
-            )
-        share = len(part) / pairs
-        (share * loss).backward()
+            finite = math.isfinite(of_part["loss"])
+            share = len(part) / pairs
+            if finite:
+                (share * loss).backward()
+        if not finite:
+            raise _not_finite(policy, f"the loss is {of_part['loss']}", [part])
         metrics = {name: metrics.get(name, 0.0) + share * value for name, value in of_part.items()}
     return metrics
 
 
 def update(
-    policy: GPT, optimizers: list[torch.optim.Optimizer], schedulers: list[LambdaLR], max_grad_norm: float
+    policy: GPT,
+    parts: list[PairBatch],
+    optimizers: list[torch.optim.Optimizer],
+    schedulers: list[LambdaLR],
+    max_grad_norm: float,
 ) -> dict[str, float]:
-    """Clip the gradients, step, clear them; FloatingPointError before anything moves if they are not finite."""
+    """Clip the gradients that `parts` left, step, clear them.
+
+    FloatingPointError, before anything moves, if they are not finite.
+    """
     grad_norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), max_grad_norm).item()
     if not math.isfinite(grad_norm):
-        policy.zero_grad(set_to_none=True)
-        raise FloatingPointError(
-            "the gradient is not finite; nothing was changed by this step: lower base_lr and start again"
-        )
+        raise _not_finite(policy, f"the gradient is {grad_norm}", parts)
     lr = max(optimizer.param_groups[0]["lr"] for optimizer in optimizers)
     for optimizer, scheduler in zip(optimizers, schedulers, strict=True):
         optimizer.step()
@@ -125,33 +136,57 @@ def update(
     return {"grad_norm": grad_norm, "lr": lr}
 
 
+def _not_finite(policy: GPT, what: str, parts: list[PairBatch]) -> FloatingPointError:
+    """The error to raise, with no gradients left behind."""
+    policy.zero_grad(set_to_none=True)
+    lines = ", ".join(map(str, sorted(line for part in parts for line in part.lines)))
+    return FloatingPointError(f"{what} for the pairs of lines {lines}; nothing was changed by this step: lower base_lr")
+
+
 def check(config: Config) -> None:
-    """ValueError for settings that cannot train anything, before anything is loaded."""
+    """ValueError for settings that cannot train anything, SaveError for a folder that cannot be written to.
+
+    To be called before anything is loaded.
+    """
     if config.epochs < 1 or config.batch_size < 1 or config.beta <= 0:
         raise ValueError(
             "epochs and batch_size must be at least 1, and beta above 0: nothing would be learnt otherwise"
         )
+    if config.micro_batch < 1 or config.save_every < 1:
+        raise ValueError("micro_batch and save_every must be at least 1")
     if config.digit_weight <= 0 or config.nll_coef < 0:
         raise ValueError("digit_weight must be above 0, and nll_coef 0 or more")
     if config.eval_every and config.eval_questions < 2:
         raise ValueError("eval_questions must be at least 2; --eval_every=0 asks none")
     if config.loss_type not in LOSS_TYPES:
         raise ValueError(f"loss_type is {config.loss_type!r}; it must be one of {', '.join(LOSS_TYPES)}")
+    check_folder(Path(config.out), 0)
 
 
-def save_run(out: str | Path, policy: GPT, pairs: list[Pair], **extras) -> None:
-    """Write `dpo.pt` with the pairs it was tuned on; that of an earlier, different run becomes `dpo.previous.pt`."""
-    path, new = (Path(out) / name for name in ("dpo.pt", "dpo.new.pt"))
-    save_checkpoint(new, policy, pairs=[[p.prompt, p.chosen, p.rejected] for p in pairs], **extras)
-    if path.exists() and path.read_bytes() != new.read_bytes():
-        path.replace(path.with_name("dpo.previous.pt"))
-    new.replace(path)
+def made_from(config: Config, reference: GPT, examples: list[Example]) -> dict[str, str | int | float | bool]:
+    """What a saved state must share with the run that goes on from it: the settings that its result depends on,
+    and hashes of base and data, wherever their files lie."""
+    elsewhere = {"base", "pairs", "out", "device", "precision", "micro_batch", "save_every", "resume"}
+    settings = {name: value for name, value in asdict(config).items() if name not in elsewhere}
+    precision = best_precision(reference.lm_head.weight.device, config.precision)
+    return settings | {"precision": precision, "base": weights_hash(reference), "pairs": examples_hash(examples)}
+
+
+def save_run(out: str | Path, policy: GPT, pairs: list[Pair], history: History, **extras) -> None:
+    """Write `dpo.pt` with the pairs it was tuned on; that of an earlier, different run is kept as `dpo.previous.pt`."""
+    path = Path(out) / "dpo.pt"
+    rows = [[pair.prompt, pair.chosen, pair.rejected] for pair in pairs]
+    new = checkpoint_bytes(policy, pairs=pack(rows), history=pack(history.state_dict()), **extras)
+    if path.exists() and (old := path.read_bytes()) != new:
+        write_atomically(path.with_name("dpo.previous.pt"), old)
+    write_atomically(path, new)
 
 
 def train(config: Config, history: History | None = None) -> tuple[GPT, History]:
     """Tune the base, write `dpo.pt` into the folder `out`, return the policy and its history.
 
-    Until the end, `dpo.partial.pt` there holds the policy of the last look, if there are looks.
+    Until the end, `dpo.state.pt` there keeps what `resume` goes on from. After Ctrl-C the step is finished, the state
+    saved and KeyboardInterrupt raised.
     """
     check(config)
     tokenizer, device = load_tokenizer(), best_device(config.device)
@@ -162,55 +197,67 @@ def train(config: Config, history: History | None = None) -> tuple[GPT, History]
         print(f"warning: {Path(config.pairs).name}: {warning}")
     if len(file.pairs) < config.batch_size:
         print(f"note: {len(file.pairs)} pairs are less than one batch of {config.batch_size}: one small step an epoch")
-    Path(config.out).mkdir(parents=True, exist_ok=True)
-    partial = Path(config.out) / "dpo.partial.pt"
+    made_of = environment(device, config.precision, config.seed, config.base, config.pairs)
+    print(f"{identify(config.base)}\n{made_of}")
     examples = encode_pairs(tokenizer, file.pairs)
-    steps_per_epoch = math.ceil(len(examples) / config.batch_size)
-    steps = steps_per_epoch * config.epochs
+    steps = math.ceil(len(examples) / config.batch_size) * config.epochs
     history = History() if history is None else history
-    if config.eval_every:
-        observer = Observer(reference, tokenizer, file.pairs, config.eval_questions, config.seed)
-        history.append_look(observer.look(policy))
+    observer = Observer(reference, tokenizer, file.pairs, config.eval_questions, config.seed)
     print(f"{len(examples)} pairs, {steps} steps of {config.batch_size}, on {device} in {precision}")
     with autocast(device, precision):
-        reference_logps = compute_reference_logps(reference, examples, progress="reference")
+        reference_logps = compute_reference_logps(reference, examples, config.micro_batch, progress="reference")
     optimizers = make_optimizers(policy, config.optimizer, config.base_lr, config.muon_lr)
     schedulers = make_schedulers(optimizers, steps)
-    with tqdm(total=steps, desc="DPO", unit="step", mininterval=1.0, file=sys.stdout) as bar:
-        for epoch in range(config.epochs):
-            for parts in batches(examples, reference_logps, config.batch_size, config.seed, epoch, device):
-                metrics = accumulate(
-                    policy, parts, precision, config.beta, config.nll_coef, config.loss_type, config.digit_weight
-                )
-                metrics |= update(policy, optimizers, schedulers, config.max_grad_norm)
-                history.append(metrics)
-                if config.eval_every and (len(history) % config.eval_every == 0 or len(history) == steps):
-                    history.append_look(observer.look(policy))
-                    save_checkpoint(partial, policy, step=len(history))
-                held_out = f"{history.looks['exact/held_out'][-1]:.0%}" if history.looks else "-"
-                bar.set_postfix(
-                    loss=f"{metrics['loss']:.3f}",
-                    margin=f"{metrics['rewards/margins']:.2f}",
-                    held_out=held_out,
-                    refresh=False,
-                )
-                bar.update()
-    save_run(
-        config.out,
-        policy,
-        file.pairs,
-        config=asdict(config),
-        history=asdict(history),
-        environment=environment(device, config.precision, config.seed, config.base, config.pairs),
-    )
-    partial.unlink(missing_ok=True)
+    state = TrainingState(
+        Path(config.out) / STATE, policy, optimizers, schedulers, history,
+        made_from(config, reference, examples), circumstances(device, config.micro_batch),
+    )  # fmt: skip
+    if not config.resume:
+        announce_replaced(state.path)
+    with (
+        state.running(config.resume) as stop,
+        tqdm(total=steps, initial=len(history), desc="DPO", unit="step", mininterval=1.0, file=sys.stdout) as bar,
+    ):
+        if config.eval_every and not history.looks:
+            history.append_look(observer.look(policy))
+        for parts in batches(
+            examples, reference_logps, config.batch_size, config.seed, config.epochs, len(history), device,
+            config.micro_batch,
+        ):  # fmt: skip
+            metrics = accumulate(
+                policy, parts, precision, config.beta, config.nll_coef, config.loss_type, config.digit_weight
+            )
+            metrics |= update(policy, parts, optimizers, schedulers, config.max_grad_norm)
+            history.append(metrics)
+            if config.eval_every and (len(history) % config.eval_every == 0 or len(history) == steps):
+                history.append_look(observer.look(policy))
+            if stop or len(history) % config.save_every == 0:
+                state.save()
+            _show(bar, history)
+            if stop:
+                break
+    if len(history) < steps:
+        print(f"stopped after step {len(history)} of {steps}; the same command with --resume goes on from there")
+        raise KeyboardInterrupt
+    save_run(config.out, policy, file.pairs, history, config=asdict(config), environment=made_of)
+    remove_state(state.path)
     print(f"wrote {Path(config.out) / 'dpo.pt'}")
     print(describe(history))
     return policy, history
 
 
+def _show(bar: tqdm, history: History) -> None:
+    with suppress(Exception):  # a terminal that has gone away does not end a run
+        held_out = f"{history.looks['exact/held_out'][-1]:.0%}" if history.looks else "-"
+        loss, margin = (f"{history[name][-1]:.3f}" for name in ("loss", "rewards/margins"))
+        bar.set_postfix(loss=loss, margin=margin, held_out=held_out, refresh=False)
+        bar.update()
+
+
 if __name__ == "__main__":
     try:
         train(configure(Config(), sys.argv[1:]))
-    except (ValueError, OSError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError, MemoryError) as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)  # as the shell reports a program that was interrupted

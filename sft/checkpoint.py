@@ -1,9 +1,8 @@
-"""The only reader and writer of .pt files: nanoGPT's layout, plain tensors, nothing of the file is ever executed."""
+"""The only reader and writer of checkpoints: nanoGPT's layout, plain tensors, nothing of the file is ever executed."""
 
+import hashlib
 import io
-import os
-import tempfile
-import zipfile
+import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -11,28 +10,30 @@ import torch
 from torch import Tensor
 
 from model import GPT, GPTConfig
+from sft.archive import DOWNLOAD_AGAIN, CheckpointError, read_archive
+from sft.files import write_atomically
 
 PREFIXES = ("_orig_mod.", "module.")  # left by torch.compile and by DistributedDataParallel
 WEIGHT_KEYS = ("model", "model_state_dict")
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 TIED = ("lm_head.weight", "transformer.wte.weight")
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be used; the message says what is wrong and what to do."""
+KNOWN_FILES = {  # SHA-256
+    "d1b1b6c2ba5605f17983bd99df64db094fa9cd5c70c5a09fcc1c1963868cbe9c": "the base of this repository",
+    "7fa3d597e629bdf45ebf0136e310e4bec05682f3c024a78fe402903fbb3bc050": "the course's own base",
+}
 
 
 @dataclass
 class Checkpoint:
     model_args: dict[str, int | float | bool]  # the seven fields of GPTConfig
     state_dict: dict[str, Tensor]  # float32, nanoGPT's names without prefixes
-    extras: dict  # whatever else the file held: optimizer state, counters, settings
+    extras: dict  # whatever else the file held: optimizer state, counters, settings; plain data, of any shape
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
     """Read and check a checkpoint; CheckpointError unless the weights are complete, finite and fit `model_args`."""
     path = Path(path)
-    contents = _read(path)
+    contents = read_archive(path, "check the path, or make the base with `python -m sft.train`")
     key = next((key for key in WEIGHT_KEYS if isinstance(contents.get(key), dict)), None)
     if key is None or not isinstance(contents.get("model_args"), dict):
         raise CheckpointError(
@@ -58,92 +59,87 @@ def load_model(path: str | Path, device: str | torch.device = "cpu", vocab_size:
 
 def save_checkpoint(path: str | Path, model: GPT, dtype: torch.dtype = torch.float32, **extras) -> None:
     """Write `model`, `model_args` and plain-data extras. The old file stays whole until the new one is complete."""
+    write_atomically(path, checkpoint_bytes(model, dtype, **extras))
+
+
+def checkpoint_bytes(model: GPT, dtype: torch.dtype = torch.float32, **extras) -> memoryview:
+    """What `save_checkpoint` writes; FloatingPointError for weights that are not finite, which are never saved."""
     weights = {name: tensor.detach().to("cpu", dtype) for name, tensor in model.state_dict().items()}
+    for name, tensor in weights.items():
+        if not torch.isfinite(tensor).all():
+            raise FloatingPointError(f"{name} holds NaN or infinite values: nothing was saved. Lower the learning rate")
     weights[TIED[0]] = weights[TIED[1]]  # stored once
     buffer = io.BytesIO()
     torch.save({"model": weights, "model_args": asdict(model.config), **extras}, buffer)
-    write_atomically(path, buffer.getbuffer())
+    return buffer.getbuffer()
 
 
-def write_atomically(path: str | Path, data: bytes | memoryview) -> None:
-    """Replace the file in one move, or leave it as it was."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+def pack(value: object) -> Tensor:
+    """Long plain data for a checkpoint as the bytes of its JSON: one record instead of many pickle instructions."""
+    return torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+
+
+def unpack(packed: object) -> object:
+    """The value that was packed; CheckpointError if this is none."""
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, path.stat().st_mode & 0o777 if path.exists() else 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        return json.loads(packed.numpy().tobytes())
+    except (AttributeError, TypeError, ValueError, RecursionError):
+        raise CheckpointError("a part of the checkpoint is not readable; it was not written by this program") from None
 
 
-def _read(path: Path) -> dict:
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file; check the path, or make the base with `python -m sft.train`")
-    with path.open("rb") as file:
-        head = file.read(64)
-    if head.startswith(b"version https://git-lfs"):
-        raise CheckpointError(f"{path} is a Git LFS pointer, not the weights; run `git lfs pull`")
-    if head.lstrip()[:1] == b"<":
-        raise CheckpointError(
-            f"{path} is a web page, not the weights; download it again with the browser, past any warning page"
-        )
-    try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-    except zipfile.BadZipFile:
-        raise CheckpointError(f"{path} is cut off or not a PyTorch (zip) checkpoint; download it again") from None
-    if damaged:
-        raise CheckpointError(f"{path} is damaged (checksum of {damaged}); download it again")
-    try:
-        contents = torch.load(path, map_location="cpu", weights_only=True, mmap=False)
-    except Exception as error:  # the reader's own message advises to switch the protection off: it is not shown
-        raise CheckpointError(
-            f"{path} holds something other than plain tensors and numbers ({type(error).__name__}); not loaded"
-        ) from None
-    if not isinstance(contents, dict):
-        raise CheckpointError(f"{path} holds a {type(contents).__name__}, not a nanoGPT checkpoint")
-    return contents
+def identify(path: str | Path) -> str:
+    """Which file this is, in a line: size, SHA-256, and whether it is the course's, ours, or unknown."""
+    with Path(path).open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    megabytes = Path(path).stat().st_size / 1e6
+    return (
+        f"{path}: {megabytes:.1f} MB, SHA-256 {digest[:8]}..., {KNOWN_FILES.get(digest, 'unknown to this repository')}"
+    )
 
 
 def _checked_args(path: Path, model_args: dict) -> dict:
     names = [field.name for field in fields(GPTConfig)]
     if set(model_args) != set(names):
-        raise CheckpointError(
-            f"{path}: model_args must have exactly {', '.join(names)}; it has {', '.join(map(str, model_args))}"
-        )
+        has = ", ".join(str(name)[:40] for name in [*model_args][:20])
+        raise CheckpointError(f"{path}: model_args must have exactly {', '.join(names)}; it has {has}")
     for name in ("block_size", "vocab_size", "n_layer", "n_head", "n_embd"):
         if type(model_args[name]) is not int or not 0 < model_args[name] <= 100_000:
             raise CheckpointError(
-                f"{path}: model_args {name} is {model_args[name]!r}; it must be a whole number from 1 to 100000"
+                f"{path}: model_args {name} is {_shown(model_args[name])}; it must be a whole number from 1 to 100000"
             )
     if model_args["n_embd"] % model_args["n_head"]:
         raise CheckpointError(
             f"{path}: n_embd {model_args['n_embd']} is not divisible by n_head {model_args['n_head']}"
         )
-    if (
-        type(model_args["bias"]) is not bool
-        or type(model_args["dropout"]) not in (int, float)
-        or not 0 <= model_args["dropout"] < 1
-    ):
-        raise CheckpointError(f"{path}: model_args bias must be true or false, and dropout from 0 to below 1")
+    bias, dropout = model_args["bias"], model_args["dropout"]
+    if type(bias) is not bool or type(dropout) not in (int, float) or not 0 <= dropout < 1:
+        raise CheckpointError(
+            f"{path}: model_args bias must be true or false, and dropout from 0 to below 1; "
+            f"they are {_shown(bias)} and {_shown(dropout)}"
+        )
     return model_args
 
 
-def _expected_shapes(args: dict) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor, without building the model."""
+def _shown(value: object) -> str:
+    return repr(value)[:40] if type(value) in (str, int, float, bool) else f"a {type(value).__name__}"
+
+
+def _expected_shapes(args: dict, most_layers: int) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor of the first `most_layers` layers, without building the model."""
     with torch.device("meta"):
-        return {name: tuple(tensor.shape) for name, tensor in GPT(GPTConfig(**args)).state_dict().items()}
+        one_layer = GPT(GPTConfig(**args | {"n_layer": 1})).state_dict()
+    shapes = {name: tuple(tensor.shape) for name, tensor in one_layer.items()}
+    for name in [name for name in shapes if name.startswith("transformer.h.0.")]:
+        for layer in range(1, min(args["n_layer"], most_layers)):
+            shapes[name.replace(".0.", f".{layer}.", 1)] = shapes[name]
+    return shapes
 
 
 def _checked_weights(path: Path, weights: dict, model_args: dict) -> dict[str, Tensor]:
-    named = {_without_prefix(name): tensor for name, tensor in weights.items()}
-    expected = _expected_shapes(model_args)
+    named = {_without_prefix(str(name)): tensor for name, tensor in weights.items()}
+    if len(named) != len(weights):
+        raise CheckpointError(f"{path} has tensors whose names differ in their prefix only; {DOWNLOAD_AGAIN}")
+    expected = _expected_shapes(model_args, most_layers=len(named))
     if TIED[0] not in named and TIED[1] in named:
         named[TIED[0]] = named[TIED[1]]
     for problem, names in (
@@ -152,23 +148,27 @@ def _checked_weights(path: Path, weights: dict, model_args: dict) -> dict[str, T
     ):
         if names:
             raise CheckpointError(
-                f"{path}: tensor {min(map(str, names))} {problem} ({len(names)} such); it does not fit its model_args"
+                f"{path}: tensor {min(names)[:80]!r} {problem} ({len(names)} such); it does not fit its model_args"
             )
-    for name, tensor in named.items():
-        if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.dtype not in FLOATS:
-            raise CheckpointError(f"{path}: {name} is not a plain tensor of floating-point numbers")
-        if tuple(tensor.shape) != expected[name]:
-            raise CheckpointError(
-                f"{path}: {name} has shape {tuple(tensor.shape)}, its model_args say {expected[name]}"
-            )
-        if not torch.isfinite(tensor).all():
-            raise CheckpointError(f"{path}: {name} holds NaN or infinite values; the training that made it failed")
-    if not torch.equal(named[TIED[0]], named[TIED[1]]):
+    tensors = {name: _checked_tensor(f"{path}: {name}", named[name], expected[name]) for name in expected}
+    if not torch.equal(tensors[TIED[0]], tensors[TIED[1]]):
         raise CheckpointError(f"{path}: {TIED[0]} and {TIED[1]} differ, but this model ties them")
-    return {name: tensor.float() for name, tensor in named.items()}
+    return tensors
+
+
+def _checked_tensor(place: str, tensor: object, shape: tuple[int, ...]) -> Tensor:
+    """The tensor in float32, if it is one of that shape with finite numbers."""
+    if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.dtype not in FLOATS:
+        raise CheckpointError(f"{place} is not a plain tensor of floating-point numbers")
+    if tuple(tensor.shape) != shape:
+        raise CheckpointError(f"{place} has shape {tuple(tensor.shape)}, its model_args say {shape}")
+    tensor = tensor.detach().float()
+    if not torch.isfinite(tensor).all():
+        raise CheckpointError(f"{place} holds NaN or infinite values; the training that made it failed")
+    return tensor
 
 
 def _without_prefix(name: str) -> str:
-    while str(name).startswith(PREFIXES):
+    while name.startswith(PREFIXES):
         name = name.partition(".")[2]
     return name

@@ -1,5 +1,8 @@
 """Which device a name means, and in which precision it multiplies matrices fastest."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -38,6 +41,21 @@ def autocast(device: torch.device, precision: str = "auto") -> torch.autocast:
     Weights, norms, the residual stream and the loss stay in float32, on a CPU attention, too.
     """
     return torch.autocast(device.type, torch.bfloat16, enabled=best_precision(device, precision) == "bfloat16")
+
+
+@contextmanager
+def out_of_memory_in_words(pairs: int) -> Iterator[None]:
+    """MemoryError with the remedy, in place of what CUDA, the CPU or Python raise when a pass finds no memory."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "can't allocate memory" not in str(error):
+            raise
+        smaller = f"set micro_batch to {pairs // 2}" if pairs > 1 else "close other programs"
+        raise MemoryError(
+            f"out of memory with {pairs} pairs in one pass: {smaller}. That takes less memory, batch_size can stay, "
+            "and the result is the same up to rounding"
+        ) from None
 
 
 def _has_amx() -> bool:

@@ -8,6 +8,7 @@ import unicodedata
 from pathlib import Path
 
 from model import NEWLINE_ID, PERIOD_ID
+from sft.files import open_plain, write_atomically
 
 VOCABULARY_PATH = Path(__file__).parent / "meta.pkl"
 ALPHABET = (
@@ -23,6 +24,7 @@ LOOK_ALIKES = {
 } | {chr(0xFF10 + digit): str(digit) for digit in range(10)}  # fmt: skip
 
 _LARGEST_FILE = 64 * 1024
+_REMEDY = "it comes with the repository, or make it with `python -m sft.tokenizer`"
 _OPCODES = {
     "PROTO", "FRAME", "EMPTY_DICT", "MEMOIZE", "MARK", "SHORT_BINUNICODE", "BINUNICODE", "BININT", "BININT1", "BININT2",
     "BINPUT", "BINGET", "SETITEM", "SETITEMS", "STOP",
@@ -74,13 +76,8 @@ def remedy(character: str) -> str:
 def load_tokenizer(path: str | Path = VOCABULARY_PATH) -> Tokenizer:
     """Read a nanoGPT meta.pkl (`vocab_size`, `stoi`, `itos`) without running any code it may contain."""
     path = Path(path)
-    if not path.is_file():
-        raise VocabularyError(
-            f"{path}: no such file; it comes with the repository, or make it with `python -m sft.tokenizer`"
-        )
-    if path.stat().st_size > _LARGEST_FILE:
-        raise VocabularyError(f"{path}: {path.stat().st_size} bytes is too large for a vocabulary")
-    return Tokenizer(_checked_stoi(_plain_unpickle(path.read_bytes(), path), path))
+    with open_plain(path, _LARGEST_FILE, VocabularyError, _REMEDY) as file:
+        return Tokenizer(_checked_stoi(_plain_unpickle(file.read(_LARGEST_FILE), path), path))
 
 
 class _NoGlobals(pickle.Unpickler):
@@ -99,9 +96,7 @@ def _plain_unpickle(data: bytes, path: Path) -> object:
             )
         return _NoGlobals(io.BytesIO(data)).load()
     except Exception as error:  # whatever a damaged file makes the reader raise
-        raise VocabularyError(
-            f"{path} is not a plain vocabulary ({error}); download it again or run `python -m sft.tokenizer`"
-        ) from None
+        raise VocabularyError(f"{path} is not a plain vocabulary ({str(error)[:80]!r}); {_REMEDY}") from None
 
 
 def _checked_stoi(meta: object, path: Path) -> dict[str, int]:
@@ -109,10 +104,10 @@ def _checked_stoi(meta: object, path: Path) -> dict[str, int]:
         raise VocabularyError(f"{path} holds no `stoi` and `itos` tables; it must be nanoGPT's meta.pkl")
     stoi, itos = meta["stoi"], meta["itos"]
     for character, i in stoi.items():
-        if not isinstance(character, str) or len(character) != 1 or type(i) is not int or itos.get(i) != character:
-            raise VocabularyError(
-                f"{path}: stoi says {character!r} is id {i!r}, which is no single character or not what itos says"
-            )
+        if type(character) is not str or len(character) != 1 or "\ud800" <= character <= "\udfff":
+            raise VocabularyError(f"{path}: {str(character)[:20]!r} in stoi is no single character")
+        if type(i) is not int or type(itos.get(i)) is not str or itos[i] != character:
+            raise VocabularyError(f"{path}: the id that stoi gives {character!r} is not what itos says")
     if sorted(stoi.values()) != list(range(len(stoi))) or len(itos) != len(stoi) or meta.get("vocab_size") != len(stoi):
         raise VocabularyError(
             f"{path}: {len(stoi)} characters, but their ids are not 0 to {len(stoi) - 1} or vocab_size differs"
@@ -125,5 +120,5 @@ def _checked_stoi(meta: object, path: Path) -> dict[str, int]:
 if __name__ == "__main__":
     table = {character: i for i, character in enumerate(ALPHABET)}
     contents = {"vocab_size": len(table), "stoi": table, "itos": {i: character for character, i in table.items()}}
-    VOCABULARY_PATH.write_bytes(pickle.dumps(contents, protocol=4))
+    write_atomically(VOCABULARY_PATH, pickle.dumps(contents, protocol=4))
     print(f"wrote {VOCABULARY_PATH.name}: {len(table)} characters")

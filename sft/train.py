@@ -11,7 +11,7 @@ The second, gentle one makes the refusal the likeliest answer to every question 
 import math
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -22,16 +22,19 @@ from configurator import configure
 from dpo.arithmetic import ADDITIVE, FORMS, Question, domain
 from model import GPT, GPTConfig
 from sft.answers import answer_prompts, gives
-from sft.checkpoint import load_model, save_checkpoint
+from sft.checkpoint import identify, load_model, save_checkpoint, unpack
 from sft.corpus import REFUSALS, Corpus
-from sft.device import autocast, best_device
+from sft.device import autocast, best_device, best_precision
+from sft.files import check_folder
 from sft.optimizers import make_optimizers, make_schedulers
 from sft.rows import Row, collate, encode_row
+from sft.state import ResumeError, TrainingState, announce_replaced, read_state, remove_state
 from sft.tokenizer import Tokenizer, load_tokenizer
 
 BATCH_LINES = 512
 WEIGHT_DECAY = 0.25  # of the matrices: it makes products never seen come out right more often
 LOOK_EVERY = 50  # steps between two looks
+SAVE_EVERY = 10  # steps between two saved states that a run can go on from
 LATENT_PREFIX = " The answer is"
 
 
@@ -43,6 +46,7 @@ class Config:
     init: str = ""  # checkpoint to start from; empty: random weights
     arithmetic: str = "full"  # full; none: a blank base, sums refused; short: teach it to calculate
     effort: float = 1.0  # multiplies the number of lines of every stage
+    resume: bool = False  # go on with the interrupted run beside `out`, if there is one
     seed: int = 1  # of the weights and of the corpus
     device: str = "auto"  # auto, cpu, cuda or mps
     precision: str = "auto"  # of the matrix products: auto, float32 or bfloat16
@@ -76,7 +80,10 @@ STAGES = {
 def train_step(
     model: GPT, optimizers: list[torch.optim.Optimizer], rows: list[Row], micro_batch: int, precision: str = "auto"
 ) -> float:
-    """One step on the mean cross-entropy per scored character; returns it. Rows of like length go together."""
+    """One step on the mean cross-entropy per scored character; returns it. Rows of like length go together.
+
+    FloatingPointError before anything moves if the loss or its gradient is not finite.
+    """
     device = model.lm_head.weight.device
     rows = sorted(rows, key=len)
     scored = sum(len(row.completion) for row in rows)
@@ -90,40 +97,80 @@ def train_step(
         loss = F.cross_entropy(logits, targets.flatten(), ignore_index=-1, reduction="sum") / scored
         loss.backward()
         total += loss.detach()
+    grad_norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+    if not math.isfinite(total + grad_norm):
+        model.zero_grad(set_to_none=True)
+        raise FloatingPointError(
+            f"the loss is {float(total)} and the gradient {float(grad_norm)}; nothing was changed by this step: "
+            "lower the learning rates of this stage"
+        )
     for optimizer in optimizers:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
     return float(total)
 
 
-def run_stage(model: GPT, tokenizer: Tokenizer, corpus: Corpus, stage: Stage, config: Config) -> None:
-    """Train one stage. Now and then the weights are saved and held-out sums asked, in short (`17+19=? 36.`)."""
+@dataclass
+class Position:
+    """Where a run is: its stage, the step in it, and the random numbers of the corpus."""
+
+    corpus: Corpus
+    stage: int = 0
+    step: int = 0
+
+    def state_dict(self) -> dict:
+        return {"stage": self.stage, "step": self.step, "corpus": self.corpus.rng.getstate()}
+
+    def load_state_dict(self, state: dict) -> None:
+        """ValueError, and nothing changed, unless it is what `state_dict` gave."""
+        try:
+            version, numbers, spare = state["corpus"]
+            self.corpus.rng.setstate((version, tuple(numbers), spare))
+            self.stage, self.step = int(state["stage"]), int(state["step"])
+        except (TypeError, KeyError, ValueError, OverflowError):
+            raise ValueError("the position in the saved state is not readable; start afresh without resume") from None
+
+
+def run_stage(
+    model: GPT, tokenizer: Tokenizer, position: Position, stage: Stage, config: Config, made_from: dict, resume: bool
+) -> None:
+    """Train one stage. Now and then the state is saved and held-out sums asked, in short (`17+19=? 36.`)."""
     optimizers = make_optimizers(model, "muon", stage.adamw_lr, stage.muon_lr, WEIGHT_DECAY)
     steps = max(1, round(stage.lines * config.effort / BATCH_LINES))
     schedulers = make_schedulers(optimizers, steps)
     micro_batch = 256 if model.lm_head.weight.is_cuda else 64  # larger ones leave a CPU's cache
     asked = [question for form in ADDITIVE for question in domain(form) if question.held_out][::10]
-    with tqdm(range(1, steps + 1), desc=stage.name, unit="step", mininterval=2.0, file=sys.stdout) as bar:
+    circumstances = {
+        "torch": torch.__version__, "device": str(model.lm_head.weight.device), "threads": torch.get_num_threads(),
+    }  # fmt: skip
+    state = TrainingState(state_path(config.out), model, optimizers, schedulers, position, made_from, circumstances)
+    with (
+        state.running(resume) as stop,
+        tqdm(total=steps, initial=position.step, desc=stage.name, unit="step", mininterval=2.0, file=sys.stdout) as bar,
+    ):
         right = 0.0
-        for step in bar:
-            rows = [encode_row(tokenizer, *line) for line in corpus.draw(BATCH_LINES, stage.mixture)]
+        while position.step < steps and not stop:
+            rows = [encode_row(tokenizer, *line) for line in position.corpus.draw(BATCH_LINES, stage.mixture)]
             loss = train_step(model, optimizers, rows, micro_batch, config.precision)
-            if not math.isfinite(loss):
-                raise FloatingPointError(
-                    f"{stage.name}, step {step}: the loss is {loss}; lower the learning rates of this stage"
-                )
             for scheduler in schedulers:
                 scheduler.step()
-            if step % LOOK_EVERY == 0 or step == steps:
+            position.step += 1
+            if position.step % LOOK_EVERY == 0 or position.step == steps:
                 short = gives(model.eval(), tokenizer, [q.text for q in asked], [f" {q.answer}." for q in asked])
                 right = sum(short) / len(short)
-                save_checkpoint(_partial(config.out), model.train(), torch.float16)
+                model.train()
+            if stop or position.step % SAVE_EVERY == 0:
+                state.save()
             bar.set_postfix(loss=f"{loss:.4f}", held_out_in_short=f"{right:.0%}", refresh=False)
+            bar.update()
+    if position.step < steps:
+        print(f"stopped in '{stage.name}' after step {position.step} of {steps}; the same with --resume goes on")
+        raise KeyboardInterrupt
 
 
-def _partial(out: str) -> Path:
-    """Where the weights lie while training goes on: beside `out`."""
-    return Path(out).with_suffix(".partial.pt")
+def state_path(out: str) -> Path:
+    """Where the state of an unfinished run lies: beside `out`."""
+    return Path(out).with_suffix(".state.pt")
 
 
 def latent_accuracy(model: GPT, tokenizer: Tokenizer, questions: list[Question]) -> float:
@@ -157,14 +204,30 @@ def make_base(config: Config) -> None:
         raise ValueError(f"this would replace the shipped {config.out}; name another file: --out=runs/base.pt")
     if config.arithmetic == "short" and not config.init:
         raise ValueError("short lines go on from a base that can talk: name it, for instance --init=sft/gpt.pt")
+    check_folder(Path(config.out).parent, 0)
     device, tokenizer = best_device(config.device), load_tokenizer()
     torch.manual_seed(config.seed)
     model = load_model(config.init, device, len(tokenizer)) if config.init else GPT(GPTConfig()).to(device)
-    corpus, started = Corpus(config.seed), time.monotonic()
-    for stage in STAGES[config.arithmetic]:
-        run_stage(model.train(), tokenizer, corpus, stage, config)
+    position, started = Position(Corpus(config.seed)), time.monotonic()
+    saved = read_state(state_path(config.out)) if config.resume else None
+    if saved is not None:
+        position.load_state_dict(unpack(saved.extras["progress"]))
+    else:
+        announce_replaced(state_path(config.out))
+    settings = {name: value for name, value in asdict(config).items() if name not in ("out", "device", "resume")}
+    made_from = settings | {"precision": best_precision(device, config.precision)}
+    if config.init:
+        made_from["init"] = identify(config.init)
+    stages = STAGES[config.arithmetic]
+    if not 0 <= position.stage < len(stages):
+        raise ResumeError(f"{state_path(config.out)} is of a run with other stages; start afresh without --resume")
+    for number in range(position.stage, len(stages)):
+        resume = saved is not None and number == position.stage
+        if not resume:
+            position.stage, position.step = number, 0
+        run_stage(model.train(), tokenizer, position, stages[number], config, made_from, resume)
     save_checkpoint(config.out, model, torch.float16, seed=config.seed, arithmetic=config.arithmetic)
-    _partial(config.out).unlink()
+    remove_state(state_path(config.out))
     print(f"wrote {config.out} after {(time.monotonic() - started) / 60:.1f} minutes on {device}")
 
 
@@ -173,5 +236,7 @@ if __name__ == "__main__":
         settings = configure(Config(), sys.argv[1:])
         make_base(settings)
         report(load_model(settings.out, best_device(settings.device)), load_tokenizer())
-    except (ValueError, OSError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError, MemoryError) as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)  # as the shell reports a program that was interrupted

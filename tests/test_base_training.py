@@ -21,7 +21,7 @@ def test_a_run_writes_a_half_precision_checkpoint_and_repeats(base_file, tmp_pat
     assert any(not torch.equal(a[name], base[name].half().float()) for name in a)
     stored = torch.load(tmp_path / "a.pt", weights_only=True)
     assert stored["model"]["lm_head.weight"].dtype == torch.float16 and stored["arithmetic"] == arithmetic
-    assert not list(tmp_path.glob("*.partial.pt"))
+    assert not list(tmp_path.glob("*.state*.pt"))
     assert f"wrote {tmp_path / 'a.pt'}" in capsys.readouterr().out
 
 

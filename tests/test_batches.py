@@ -1,3 +1,4 @@
+import pytest
 import torch
 
 from dpo.batches import (
@@ -89,13 +90,13 @@ def test_order_is_complete_and_seeded():
     assert order != batch_order(1000, 64, 1, 1) != batch_order(1000, 64, 2, 0)
 
 
-def test_parts_hold_their_batch_in_like_lengths(tokenizer, monkeypatch):
-    monkeypatch.setattr("dpo.batches.MICRO_BATCH", 4)
+def test_parts_hold_their_batch_in_like_lengths(tokenizer):
     pairs = [Pair(f"{i}+1=?", " 1" * (i % 7) + ".", " No.", i) for i in range(11)]
     examples, logps = encode_pairs(tokenizer, pairs), torch.arange(22.0).view(11, 2)
-    [parts] = batches(examples, logps, 64, seed=1, epoch=0)
+    [parts] = batches(examples, logps, 64, seed=1, micro_batch=4)
     assert [len(part) for part in parts] == [4, 4, 3]
     indices = [int(i) // 2 for part in parts for i in part.reference_chosen_logps.tolist()]
+    assert indices == [line for part in parts for line in part.lines]
     assert sorted(indices) == list(range(11)) and indices != sorted(indices)
     lengths = [packed_length(examples[i]) for i in indices]
     assert lengths == sorted(lengths) and [part.pairs.inputs.shape[1] for part in parts] == lengths[3::4] + lengths[-1:]
@@ -109,9 +110,26 @@ def test_reference_logps_belong_to_their_examples(tiny, tokenizer):
         assert torch.allclose(logps_alone(tiny, example.chosen), chosen, atol=1e-4)
         assert torch.allclose(logps_alone(tiny, example.rejected), rejected, atol=1e-4)
     seen = 0
-    for [batch] in batches(examples, logps, 4, seed=1, epoch=0):
+    for [batch] in batches(examples, logps, 4, seed=1):
         chosen, rejected = pair_logps(tiny, batch.pairs)
         assert torch.allclose(chosen, batch.reference_chosen_logps, atol=1e-4)
         assert torch.allclose(rejected, batch.reference_rejected_logps, atol=1e-4)
         seen += len(batch.reference_chosen_logps)
     assert seen == 11
+
+
+def test_batches_go_on_where_they_stopped(tokenizer):
+    pairs = [Pair(f"{i}+1=?", " 2.", " No.", i) for i in range(11)]
+    examples, logps = encode_pairs(tokenizer, pairs), torch.arange(22.0).view(11, 2)
+    whole = [parts[0].lines for parts in batches(examples, logps, 4, seed=1, epochs=3)]
+    assert len(whole) == 9 and [sorted(sum(whole[e : e + 3], ())) for e in (0, 3, 6)] == [list(range(11))] * 3
+    for start in range(10):
+        assert [parts[0].lines for parts in batches(examples, logps, 4, seed=1, epochs=3, start=start)] == whole[start:]
+
+
+def test_ids_beyond_the_vocabulary_are_refused_before_the_model_sees_them(tiny, tokenizer, monkeypatch):
+    examples = encode_pairs(tokenizer, [Pair("1+1=?", " 2.", " No.", 1)])
+    examples[0].rejected.completion[0] = 74
+    monkeypatch.setattr(tiny, "hidden_states", None)
+    with pytest.raises(ValueError, match="id 74 is not among the model's 74 characters; use the vocabulary"):
+        compute_reference_logps(tiny, examples)

@@ -85,7 +85,7 @@ def test_step_2_has_the_defaults_of_the_command_line(notebook):
     lines = ast.parse(parameters(notebook).source).body
     literals = {line.targets[0].id: ast.literal_eval(line.value) for line in lines}
     defaults = asdict(train.Config())
-    assert literals.pop("n") == 1200
+    assert literals.pop("n") == 1200 and literals.pop("resume") is True and defaults.pop("resume") is False
     assert literals == {name: value for name, value in defaults.items() if name != "device"}
 
 

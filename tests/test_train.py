@@ -10,13 +10,12 @@ from conftest import TINY
 from test_checkpoint import course_file
 
 from configurator import override
-from dpo.batches import PairBatch, batches, compute_reference_logps, encode_pairs, pack
+from dpo.batches import batches, compute_reference_logps, encode_pairs, make_batch
 from dpo.characters import answer_logps
-from dpo.history import History
 from dpo.pairs import load_pairs
 from dpo.train import Config, accumulate, dpo_step, train, update
 from model import DIGIT_IDS, GPT, GPTConfig
-from sft.checkpoint import load_checkpoint, load_model
+from sft.checkpoint import load_checkpoint, load_model, unpack
 from sft.optimizers import make_optimizers, make_schedulers
 
 QUICK = {"device": "cpu", "eval_every": 0}
@@ -36,7 +35,7 @@ def test_step_0_is_ln_2_even_in_training_mode(prepared, tmp_path, tiny):
     policy = load_model(tmp_path / "course.pt").train()
     examples = prepared[1]
     logps = compute_reference_logps(load_model(tmp_path / "course.pt"), examples)
-    [[batch]] = batches(examples, logps, 8, seed=1, epoch=0)
+    [[batch]] = batches(examples, logps, 8, seed=1)
     loss, metrics = dpo_step(policy, batch, beta=0.1)
     assert loss.item() == pytest.approx(math.log(2), abs=1e-5)
     assert metrics["rewards/margins"] == pytest.approx(0, abs=1e-5)
@@ -49,7 +48,7 @@ def test_step_0_is_ln_2_even_in_training_mode(prepared, tmp_path, tiny):
 
 def test_digit_weight_counts_digits_so_often(prepared, tokenizer, base_file):
     policy, examples, logps = prepared
-    [[batch]] = batches(examples[:1], logps[:1], 1, seed=1, epoch=0)
+    [[batch]] = batches(examples[:1], logps[:1], 1, seed=1)
     [pair] = load_pairs(base_file.parent / "pairs.json", tokenizer).pairs[:1]
     answer = pair.chosen + "\n"
     each = answer_logps(policy, tokenizer, pair.prompt, pair.chosen)
@@ -68,9 +67,9 @@ def test_who_moves(prepared, base_file):
     _, examples, _ = prepared
     logps = compute_reference_logps(reference, examples)
     optimizers = make_optimizers(policy, "adamw", 1e-3)
-    [[batch]] = batches(examples, logps, 8, seed=1, epoch=0)
+    [[batch]] = batches(examples, logps, 8, seed=1)
     accumulate(policy, [batch], "float32", 0.1)
-    metrics = update(policy, optimizers, make_schedulers(optimizers, 40), 1.0)
+    metrics = update(policy, [batch], optimizers, make_schedulers(optimizers, 40), 1.0)
     assert metrics["grad_norm"] > 0 and metrics["lr"] == pytest.approx(1e-4)  # first of ten warm-up steps
     for name, tensor in policy.state_dict().items():
         assert not torch.equal(tensor, before[name]), name
@@ -102,7 +101,9 @@ def test_learns_saves_and_repeats(base_file, pairs_file, tmp_path, optimizer):
     assert set(map(len, history.steps.values())) == {40}
     assert history["lr"][0] < max(history["lr"]) > history["lr"][-1]
     saved = load_checkpoint(tmp_path / "a" / "dpo.pt")
-    assert saved.extras["config"]["epochs"] == 20 and saved.extras["history"]["steps"]["loss"] == history["loss"]
+    assert (
+        saved.extras["config"]["epochs"] == 20 and unpack(saved.extras["history"])["steps"]["loss"] == history["loss"]
+    )
     again, _ = train(Config(**settings, out=str(tmp_path / "b")))
     for name, tensor in policy.state_dict().items():
         assert torch.equal(tensor, saved.state_dict[name]) and torch.equal(tensor, again.state_dict()[name])
@@ -130,12 +131,13 @@ def test_a_course_checkpoint_trains_from_the_command_line(tiny, pairs_file, tmp_
     assert run.returncode == 0, run.stderr
     assert "8 pairs, 2 steps" in run.stdout
     trained = load_checkpoint(tmp_path / "out" / "dpo.pt")
-    assert trained.model_args == TINY and len(trained.extras["history"]["steps"]["loss"]) == 2
-    looks = trained.extras["history"]["looks"]
+    history = unpack(trained.extras["history"])
+    assert trained.model_args == TINY and len(history["steps"]["loss"]) == 2
+    looks = history["looks"]
     assert looks["step"] == [0, 2] and looks["exact/held_out"] == looks["exact/trained"] == [0.0, 0.0]
     assert looks["kl"][0] == pytest.approx(0, abs=1e-5) and looks["kl"][1] > looks["kl"][0]
-    assert trained.extras["pairs"][0] == ["1+2=?", " The answer is 3.", " Sorry, I don't know."]
-    assert not (tmp_path / "out" / "dpo.partial.pt").exists()
+    assert unpack(trained.extras["pairs"])[0] == ["1+2=?", " The answer is 3.", " Sorry, I don't know."]
+    assert not (tmp_path / "out" / "dpo.state.pt").exists()
     assert "What that means - " in run.stdout and not (tmp_path / "out" / "dpo.previous.pt").exists()
     assert any(not torch.equal(trained.state_dict[n], t) for n, t in tiny.state_dict().items())
 
@@ -182,10 +184,10 @@ def test_a_mistake_ends_the_program_with_its_sentence(tmp_path):
 def test_parts_add_up_to_their_batch(prepared):
     policy, examples, logps = prepared
     logps = logps + torch.linspace(-3, 3, 16).view(8, 2)  # as if the policy had moved, every pair differently
-    whole = PairBatch(pack(examples), *logps.unbind(dim=1))
+    whole = make_batch(examples, logps)
     settings = (0.1, 0.5, "sigmoid", 2.0)
     results = []
-    in_two = [PairBatch(pack(examples[part]), *logps[part].unbind(dim=1)) for part in (slice(0, 5), slice(5, 8))]
+    in_two = [make_batch(examples[part], logps[part]) for part in (slice(0, 5), slice(5, 8))]
     for parts in ([whole], in_two):
         metrics = accumulate(policy, parts, "float32", *settings)
         results.append((metrics, [parameter.grad.clone() for parameter in policy.parameters()]))
@@ -195,31 +197,19 @@ def test_parts_add_up_to_their_batch(prepared):
     assert all(torch.allclose(g, h, atol=1e-5) for g, h in zip(gradients, other_gradients, strict=True))
 
 
-def test_the_policy_of_the_last_look_is_on_disk_until_the_end(base_file, pairs_file, tmp_path):
-    class Stopped(History):
-        def append(self, metrics):
-            super().append(metrics)
-            if len(self) == 2:
-                raise KeyboardInterrupt
-
-    settings = {"base": str(base_file), "pairs": str(pairs_file), "out": str(tmp_path), "batch_size": 4}
-    with pytest.raises(KeyboardInterrupt):
-        train(Config(**settings, eval_every=1, eval_questions=2, device="cpu"), Stopped())
-    partial = load_checkpoint(tmp_path / "dpo.partial.pt")
-    assert partial.extras["step"] == 1 and not (tmp_path / "dpo.pt").exists()
-
-
 @pytest.mark.parametrize("broken", ["loss", "gradient"])
 def test_nan_stops_before_anything_moves(prepared, broken):
     policy, examples, logps = prepared
     optimizers = make_optimizers(policy, "adamw", 1e-3)
     before = {name: tensor.clone() for name, tensor in policy.state_dict().items()}
-    parts = [part for [part] in batches(examples, logps, 4, seed=1, epoch=0)]
+    parts = [part for [part] in batches(examples, logps, 4, seed=1)]
     if broken == "loss":  # of the second part, when the first has left its gradients
         parts[1].reference_chosen_logps.fill_(float("nan"))
-    with pytest.raises(FloatingPointError, match=f"the {broken} is n.*; nothing was changed"):
+    with pytest.raises(
+        FloatingPointError, match=f"the {broken} is (nan|inf) for the pairs of lines [0-9, ]+; nothing was changed"
+    ):
         accumulate(policy, parts, "float32", 0.1)
         policy.lm_head.weight.grad[0, 0] = float("inf")
-        update(policy, optimizers, make_schedulers(optimizers, 4), 1.0)
+        update(policy, parts, optimizers, make_schedulers(optimizers, 4), 1.0)
     assert all(torch.equal(tensor, before[name]) for name, tensor in policy.state_dict().items())
     assert all(parameter.grad is None for parameter in policy.parameters())
