@@ -1,18 +1,17 @@
 """From pairs of texts to batches of tensors, with the reference's log-probabilities beside them."""
 
 import random
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import takewhile
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from dpo.loss import sequence_logps
 from dpo.pairs import Pair
 from model import GPT
+from sft.bar import Bar
 from sft.device import out_of_memory_in_words
 from sft.rows import Row, encode_row
 from sft.tokenizer import Tokenizer
@@ -189,9 +188,7 @@ def compute_reference_logps(
         )
     order = sorted(range(len(examples)), key=lambda i: packed_length(examples[i]))
     logps = torch.empty(len(examples), 2)
-    with tqdm(
-        total=len(order), desc=progress, unit="pair", disable=not progress, mininterval=1.0, file=sys.stdout
-    ) as bar:
+    with Bar(len(order), progress, "pair") as bar:
         for start in range(0, len(order), batch_size):
             part = order[start : start + batch_size]
             with out_of_memory_in_words(len(part)):

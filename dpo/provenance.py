@@ -44,7 +44,7 @@ def examples_hash(examples: list[Example]) -> str:
 def circumstances(device: torch.device, micro_batch: int) -> dict[str, str | int]:
     """What may differ between two halves of a run, and then costs it bitwise equality."""
     threads = torch.get_num_threads()
-    return {"torch": torch.__version__, "device": str(device), "threads": threads, "micro_batch": micro_batch}
+    return {"torch": str(torch.__version__), "device": str(device), "threads": threads, "micro_batch": micro_batch}
 
 
 def environment(device: torch.device, precision: str, seed: int, base: str, pairs: str) -> str:

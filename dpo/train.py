@@ -5,14 +5,12 @@
 
 import math
 import sys
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
-from tqdm import tqdm
 
 from configurator import configure
 from dpo.batches import Example, PairBatch, batches, compute_reference_logps, encode_pairs, pair_logits
@@ -22,6 +20,7 @@ from dpo.loss import LOSS_TYPES, dpo_loss, sequence_logps
 from dpo.pairs import Pair, load_pairs
 from dpo.provenance import circumstances, environment, examples_hash, weights_hash
 from model import DIGIT_IDS, GPT
+from sft.bar import Bar
 from sft.checkpoint import checkpoint_bytes, identify, load_model, pack
 from sft.device import autocast, best_device, best_precision, out_of_memory_in_words
 from sft.files import check_folder, write_atomically
@@ -216,7 +215,7 @@ def train(config: Config, history: History | None = None) -> tuple[GPT, History]
         announce_replaced(state.path)
     with (
         state.running(config.resume) as stop,
-        tqdm(total=steps, initial=len(history), desc="DPO", unit="step", mininterval=1.0, file=sys.stdout) as bar,
+        Bar(steps, "DPO", "step", done=len(history)) as bar,
     ):
         if config.eval_every and not history.looks:
             history.append_look(observer.look(policy))
@@ -233,7 +232,9 @@ def train(config: Config, history: History | None = None) -> tuple[GPT, History]
                 history.append_look(observer.look(policy))
             if stop or len(history) % config.save_every == 0:
                 state.save()
-            _show(bar, history)
+            held_out = f"{history.looks['exact/held_out'][-1]:.0%}" if history.looks else "-"
+            bar.show(loss=f"{metrics['loss']:.3f}", margin=f"{metrics['rewards/margins']:.2f}", held_out=held_out)
+            bar.update()
             if stop:
                 break
     if len(history) < steps:
@@ -244,14 +245,6 @@ def train(config: Config, history: History | None = None) -> tuple[GPT, History]
     print(f"wrote {Path(config.out) / 'dpo.pt'}")
     print(describe(history))
     return policy, history
-
-
-def _show(bar: tqdm, history: History) -> None:
-    with suppress(Exception):  # a terminal that has gone away does not end a run
-        held_out = f"{history.looks['exact/held_out'][-1]:.0%}" if history.looks else "-"
-        loss, margin = (f"{history[name][-1]:.3f}" for name in ("loss", "rewards/margins"))
-        bar.set_postfix(loss=loss, margin=margin, held_out=held_out, refresh=False)
-        bar.update()
 
 
 if __name__ == "__main__":

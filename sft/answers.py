@@ -1,11 +1,9 @@
 """Text in, text out: the answers of a model to many prompts at once."""
 
-import sys
-
 import torch
-from tqdm import tqdm
 
 from model import GPT, NEWLINE_ID
+from sft.bar import Bar
 from sft.rows import Row, collate
 from sft.tokenizer import Tokenizer
 
@@ -35,9 +33,7 @@ def answer_prompts(
     answers = [""] * len(prompts)
     was_training = model.training
     model.eval()
-    with tqdm(
-        total=len(prompts), desc=progress, unit="answer", disable=not progress, mininterval=1.0, file=sys.stdout
-    ) as bar:
+    with Bar(len(prompts), progress, "answer") as bar:
         if guesses and temperature == 0:
             room = model.config.block_size
             tried = [i for i in order if _is_whole(guesses[i], min(max_new_tokens, room - len(encoded[i])))]
@@ -70,9 +66,7 @@ def as_drawn(answer: str) -> str:
 
 
 @torch.no_grad()
-def gives(
-    model: GPT, tokenizer: Tokenizer, prompts: list[str], texts: list[str], bar: tqdm | None = None
-) -> list[bool]:
+def gives(model: GPT, tokenizer: Tokenizer, prompts: list[str], texts: list[str], bar: Bar | None = None) -> list[bool]:
     """Whether greedy decoding writes each text after its prompt: every character is the likeliest one at its place."""
     rows = [Row(tokenizer.encode(p), tokenizer.encode(t)) for p, t in zip(prompts, texts, strict=True)]
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))

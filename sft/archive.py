@@ -34,7 +34,7 @@ ORDERED_DICT, TENSOR, PARAMETER = (
     "collections.OrderedDict", "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter",
 )  # fmt: skip
 GLOBALS = {ORDERED_DICT, TENSOR, PARAMETER, *ITEM_BYTES}
-SAVE_AGAIN = "whoever made it can save it again: torch.save({'model': model.state_dict(), 'model_args': {...}}, path)"
+SAVE_AGAIN = "its owner can save it again: torch.save({'model': model.state_dict(), 'model_args': {...}}, path)"
 DOWNLOAD_AGAIN = "download it again"
 
 
@@ -81,8 +81,31 @@ def _check_start_and_end(file: BinaryIO) -> None:
         raise CheckpointError(f"has a table of contents of {directory} bytes, which no checkpoint needs; not opened")
 
 
+def archive_bytes(contents: dict) -> memoryview:
+    """What `torch.save` writes; CheckpointError for contents that `read_archive` would refuse."""
+    buffer = io.BytesIO()
+    torch.save(contents, buffer)
+    with zipfile.ZipFile(buffer) as archive:
+        _inspect(archive, len(buffer.getbuffer()))
+    return buffer.getbuffer()
+
+
 def _checked_copy(archive: zipfile.ZipFile, size: int) -> io.BytesIO:
     """The archive once more, in memory, of the parts that passed every check and their checksums."""
+    _inspect(archive, size)
+    copy = io.BytesIO()
+    with zipfile.ZipFile(copy, "w") as checked:
+        for member in archive.infolist():
+            try:
+                checked.writestr(zipfile.ZipInfo(member.filename), archive.read(member))
+            except zipfile.BadZipFile:
+                raise CheckpointError(f"is damaged (checksum of {member.filename}); {DOWNLOAD_AGAIN}") from None
+    copy.seek(0)
+    return copy
+
+
+def _inspect(archive: zipfile.ZipFile, size: int) -> None:
+    """CheckpointError unless the entries are those of `torch.save`, and data.pkl asks for nothing but plain data."""
     members = archive.infolist()
     names = [member.filename for member in members]
     roots = {name.partition("/")[0] for name in names}
@@ -101,15 +124,6 @@ def _checked_copy(archive: zipfile.ZipFile, size: int) -> io.BytesIO:
     data = f"{root}/data/"
     records = {m.filename.removeprefix(data): m.file_size for m in members if m.filename.startswith(data)}
     _Inspection(records).run(archive.read(pickle))
-    copy = io.BytesIO()
-    with zipfile.ZipFile(copy, "w") as checked:
-        for member in members:
-            try:
-                checked.writestr(zipfile.ZipInfo(member.filename), archive.read(member))
-            except zipfile.BadZipFile:
-                raise CheckpointError(f"is damaged (checksum of {member.filename}); {DOWNLOAD_AGAIN}") from None
-    copy.seek(0)
-    return copy
 
 
 @dataclass(frozen=True)
@@ -243,6 +257,6 @@ class _Inspection:
 def _allowed(name: str) -> _Global:
     if name not in GLOBALS:
         raise CheckpointError(
-            f"asks for {name[:80]!r}, which is no plain tensor, text or number; nothing of it was run. {SAVE_AGAIN}"
+            f"asks for {name[:80]!r}, which is no plain tensor, text or number; nothing was run; {SAVE_AGAIN}"
         )
     return _Global(name)

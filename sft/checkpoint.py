@@ -1,7 +1,6 @@
 """The only reader and writer of checkpoints: nanoGPT's layout, plain tensors, nothing of the file is ever executed."""
 
 import hashlib
-import io
 import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 
 from model import GPT, GPTConfig
-from sft.archive import DOWNLOAD_AGAIN, CheckpointError, read_archive
+from sft.archive import DOWNLOAD_AGAIN, CheckpointError, archive_bytes, read_archive
 from sft.files import write_atomically
 
 PREFIXES = ("_orig_mod.", "module.")  # left by torch.compile and by DistributedDataParallel
@@ -69,9 +68,7 @@ def checkpoint_bytes(model: GPT, dtype: torch.dtype = torch.float32, **extras) -
         if not torch.isfinite(tensor).all():
             raise FloatingPointError(f"{name} holds NaN or infinite values: nothing was saved. Lower the learning rate")
     weights[TIED[0]] = weights[TIED[1]]  # stored once
-    buffer = io.BytesIO()
-    torch.save({"model": weights, "model_args": asdict(model.config), **extras}, buffer)
-    return buffer.getbuffer()
+    return archive_bytes({"model": weights, "model_args": asdict(model.config), **extras})
 
 
 def pack(value: object) -> Tensor:
@@ -124,22 +121,32 @@ def _shown(value: object) -> str:
     return repr(value)[:40] if type(value) in (str, int, float, bool) else f"a {type(value).__name__}"
 
 
-def _expected_shapes(args: dict, most_layers: int) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor of the first `most_layers` layers, without building the model."""
-    with torch.device("meta"):
-        one_layer = GPT(GPTConfig(**args | {"n_layer": 1})).state_dict()
-    shapes = {name: tuple(tensor.shape) for name, tensor in one_layer.items()}
-    for name in [name for name in shapes if name.startswith("transformer.h.0.")]:
-        for layer in range(1, min(args["n_layer"], most_layers)):
-            shapes[name.replace(".0.", f".{layer}.", 1)] = shapes[name]
-    return shapes
+def expected_shapes(args: dict, most_layers: int) -> dict[str, tuple[int, ...]]:
+    """Name and shape of the tensors that GPT has with these `model_args`, in its first `most_layers` layers.
+
+    Written down here, since building the model would take the memory that a file's numbers ask for.
+    """
+    width = args["n_embd"]
+    of_layer = {
+        "ln_1": (width,), "attn.c_attn": (3 * width, width), "attn.c_proj": (width, width),
+        "ln_2": (width,), "mlp.c_fc": (4 * width, width), "mlp.c_proj": (width, 4 * width),
+    }  # fmt: skip
+    modules = {
+        f"transformer.h.{layer}.{name}": shape
+        for layer in range(min(args["n_layer"], most_layers))
+        for name, shape in of_layer.items()
+    } | {"transformer.ln_f": (width,)}
+    shapes = {TIED[0]: (args["vocab_size"], width), TIED[1]: (args["vocab_size"], width)}
+    shapes["transformer.wpe.weight"] = (args["block_size"], width)
+    shapes |= {f"{name}.weight": shape for name, shape in modules.items()}
+    return shapes | {f"{name}.bias": shape[:1] for name, shape in modules.items() if args["bias"]}
 
 
 def _checked_weights(path: Path, weights: dict, model_args: dict) -> dict[str, Tensor]:
     named = {_without_prefix(str(name)): tensor for name, tensor in weights.items()}
     if len(named) != len(weights):
         raise CheckpointError(f"{path} has tensors whose names differ in their prefix only; {DOWNLOAD_AGAIN}")
-    expected = _expected_shapes(model_args, most_layers=len(named))
+    expected = expected_shapes(model_args, most_layers=len(named))
     if TIED[0] not in named and TIED[1] in named:
         named[TIED[0]] = named[TIED[1]]
     for problem, names in (

@@ -56,10 +56,12 @@ class Stop:
 def stop_on_interrupt() -> Iterator[Stop]:
     """Inside the block an interrupt only sets the flag, so that no step is left half done.
 
-    Signals reach the main thread only; in any other one the block changes nothing.
+    Signals reach the main thread only; in any other one the block changes nothing, nor in a program that was started
+    to ignore them, in the background of a script.
     """
     stop = Stop()
-    if threading.current_thread() is not threading.main_thread():
+    main_thread = threading.current_thread() is threading.main_thread()
+    if not main_thread or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         yield stop
         return
     before = signal.signal(signal.SIGINT, stop)

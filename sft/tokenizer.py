@@ -7,7 +7,6 @@ import string
 import unicodedata
 from pathlib import Path
 
-from model import NEWLINE_ID, PERIOD_ID
 from sft.files import open_plain, write_atomically
 
 VOCABULARY_PATH = Path(__file__).parent / "meta.pkl"
@@ -112,9 +111,14 @@ def _checked_stoi(meta: object, path: Path) -> dict[str, int]:
         raise VocabularyError(
             f"{path}: {len(stoi)} characters, but their ids are not 0 to {len(stoi) - 1} or vocab_size differs"
         )
-    if stoi.get("\n") != NEWLINE_ID or stoi.get(".") != PERIOD_ID:
-        raise VocabularyError(f"{path}: the newline must have id {NEWLINE_ID} and the full stop id {PERIOD_ID}")
-    return stoi
+    for i in range(len(stoi)):
+        if itos[i] != ALPHABET[i : i + 1]:
+            expected = repr(ALPHABET[i]) if i < len(ALPHABET) else "not there"
+            raise VocabularyError(
+                f"{path}: id {i} is {itos[i]!r}, in the assignment's vocabulary it is {expected}; "
+                "questions, answers and ids of digits are made for that one"
+            )
+    return {character: i for i, character in enumerate(ALPHABET)}
 
 
 if __name__ == "__main__":

@@ -16,12 +16,12 @@ from pathlib import Path
 
 import torch
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from configurator import configure
 from dpo.arithmetic import ADDITIVE, FORMS, Question, domain
 from model import GPT, GPTConfig
 from sft.answers import answer_prompts, gives
+from sft.bar import Bar
 from sft.checkpoint import identify, load_model, save_checkpoint, unpack
 from sft.corpus import REFUSALS, Corpus
 from sft.device import autocast, best_device, best_precision
@@ -141,12 +141,12 @@ def run_stage(
     micro_batch = 256 if model.lm_head.weight.is_cuda else 64  # larger ones leave a CPU's cache
     asked = [question for form in ADDITIVE for question in domain(form) if question.held_out][::10]
     circumstances = {
-        "torch": torch.__version__, "device": str(model.lm_head.weight.device), "threads": torch.get_num_threads(),
+        "torch": str(torch.__version__), "device": str(model.lm_head.weight.device), "threads": torch.get_num_threads(),
     }  # fmt: skip
     state = TrainingState(state_path(config.out), model, optimizers, schedulers, position, made_from, circumstances)
     with (
         state.running(resume) as stop,
-        tqdm(total=steps, initial=position.step, desc=stage.name, unit="step", mininterval=2.0, file=sys.stdout) as bar,
+        Bar(steps, stage.name, "step", done=position.step) as bar,
     ):
         right = 0.0
         while position.step < steps and not stop:
@@ -161,7 +161,7 @@ def run_stage(
                 model.train()
             if stop or position.step % SAVE_EVERY == 0:
                 state.save()
-            bar.set_postfix(loss=f"{loss:.4f}", held_out_in_short=f"{right:.0%}", refresh=False)
+            bar.show(loss=f"{loss:.4f}", held_out_in_short=f"{right:.0%}")
             bar.update()
     if position.step < steps:
         print(f"stopped in '{stage.name}' after step {position.step} of {steps}; the same with --resume goes on")

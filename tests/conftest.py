@@ -10,6 +10,8 @@ from sft.checkpoint import save_checkpoint
 from sft.rows import collate, encode_row
 from sft.tokenizer import load_tokenizer
 
+torch.set_num_threads(1)  # a tiny model gains nothing from more
+
 TINY = {"block_size": 96, "vocab_size": 74, "n_layer": 2, "n_head": 2, "n_embd": 16, "dropout": 0.0, "bias": False}
 
 

@@ -13,7 +13,7 @@ from nbclient import NotebookClient
 
 from dpo import loss, train
 from dpo.provenance import code_hash, file_hash
-from sft.checkpoint import load_checkpoint, save_checkpoint
+from sft.checkpoint import load_checkpoint, save_checkpoint, unpack
 
 ROOT = Path(__file__).parents[1]
 STEPS = [
@@ -109,5 +109,5 @@ def test_runs_top_to_bottom_on_a_tiny_base(notebook, tiny, pairs_file, tmp_path,
     assert_clean(tried)
     assert "10 steps; preference loss 0.6931 ->" in printed(tried)
     saved = load_checkpoint(copy / "dpo/dpo.pt")
-    history = saved.extras["history"]["steps"]
+    history = unpack(saved.extras["history"])["steps"]
     assert history["rewards/margins"][-1] > history["rewards/margins"][0] + 0.1

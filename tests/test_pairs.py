@@ -102,7 +102,7 @@ def test_all_mistakes_come_at_once_and_good_rows_are_no_mistakes(load):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "line 1: no pairs"),
+        ("", "is empty; `python -m dpo.make_pairs` makes a file of pairs"),
         ("[]", "line 1: no pairs"),
         (f"[{GOOD}", "the list is not closed"),
         (f"[{GOOD},]", "comma after the last pair"),

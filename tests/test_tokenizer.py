@@ -1,5 +1,3 @@
-import pickle
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -30,35 +28,3 @@ def test_unknown_character_is_a_sentence(tokenizer):
 
 def test_look_alikes_lead_into_the_alphabet():
     assert set(LOOK_ALIKES.values()) <= set(ALPHABET) and not set(LOOK_ALIKES) & set(ALPHABET)
-
-
-class Evil:
-    def __reduce__(self):
-        return (open, ("stolen", "w"))
-
-
-@pytest.mark.parametrize(
-    ("contents", "message"),
-    [
-        (Evil(), "STACK_GLOBAL is not allowed"),
-        ({"stoi": {"a": 0}, "itos": {0: "b"}, "vocab_size": 1}, "not what itos says"),
-        ({"stoi": {"a": 1}, "itos": {1: "a"}, "vocab_size": 1}, "are not 0 to 0"),
-        ({"stoi": {"a": 0}, "itos": {0: "a"}, "vocab_size": 2}, "vocab_size differs"),
-        ({"stoi": {"ab": 0}, "itos": {0: "ab"}, "vocab_size": 1}, "no single character"),
-        ({"vocab_size": 1}, "no `stoi` and `itos`"),
-    ],
-)
-def test_bad_vocabularies_are_refused(tmp_path, monkeypatch, contents, message):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "meta.pkl").write_bytes(pickle.dumps(contents, protocol=4))
-    with pytest.raises(VocabularyError, match=message):
-        load_tokenizer("meta.pkl")
-    assert [p.name for p in tmp_path.iterdir()] == ["meta.pkl"], "nothing in the file was executed"
-
-
-def test_cut_or_missing_vocabulary(tmp_path):
-    with pytest.raises(VocabularyError, match="no such file"):
-        load_tokenizer(tmp_path / "meta.pkl")
-    (tmp_path / "meta.pkl").write_bytes(pickle.dumps({"stoi": {}}, protocol=4)[:-1])
-    with pytest.raises(VocabularyError, match="not a plain vocabulary"):
-        load_tokenizer(tmp_path / "meta.pkl")

@@ -1,0 +1,27 @@
+"""Progress bars with the time left, on standard output."""
+
+import sys
+from contextlib import suppress
+
+from tqdm import tqdm
+
+
+class Bar(tqdm):
+    """A bar for `total` units of work; none without a label. Drawing that fails never stops the work."""
+
+    def __init__(self, total: int, label: str, unit: str, done: int = 0):
+        super().__init__(total=total, initial=done, desc=label, unit=unit, mininterval=1.0, file=sys.stdout)
+        self.disable = self.disable or not label
+
+    def update(self, n: float = 1) -> None:
+        with suppress(Exception):
+            super().update(n)
+
+    def show(self, **values: str) -> None:
+        """Set what stands behind the bar."""
+        with suppress(Exception):
+            self.set_postfix(**values, refresh=False)
+
+    def close(self) -> None:
+        with suppress(Exception):
+            super().close()
