@@ -10,13 +10,14 @@ import torch
 from dpo.batches import Example
 from model import GPT
 from sft.device import best_precision
+from sft.files import sha256
 
 ROOT = Path(__file__).parents[1]
 
 
 def file_hash(path: str | Path) -> str:
     """First eight digits of the file's SHA-256."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:8]
+    return sha256(path)[:8]
 
 
 def weights_hash(model: GPT) -> str:

@@ -26,7 +26,7 @@ from sft.device import autocast, best_device, best_precision, out_of_memory_in_w
 from sft.files import check_folder, write_atomically
 from sft.optimizers import make_optimizers, make_schedulers
 from sft.state import TrainingState, announce_replaced, remove_state
-from sft.tokenizer import load_tokenizer
+from sft.tokenizer import Tokenizer, load_tokenizer
 
 STATE = "dpo.state.pt"  # in the folder `out`, while a run is not finished
 
@@ -155,7 +155,7 @@ def check(config: Config) -> None:
         raise ValueError("micro_batch and save_every must be at least 1")
     if config.digit_weight <= 0 or config.nll_coef < 0:
         raise ValueError("digit_weight must be above 0, and nll_coef 0 or more")
-    if config.eval_every and config.eval_questions < 2:
+    if config.eval_questions < 2:
         raise ValueError("eval_questions must be at least 2; --eval_every=0 asks none")
     if config.loss_type not in LOSS_TYPES:
         raise ValueError(f"loss_type is {config.loss_type!r}; it must be one of {', '.join(LOSS_TYPES)}")
@@ -191,46 +191,33 @@ def train(config: Config, history: History | None = None) -> tuple[GPT, History]
     tokenizer, device = load_tokenizer(), best_device(config.device)
     precision = best_precision(device, config.precision)
     policy, reference = (load_model(config.base, device, len(tokenizer)) for _ in range(2))
-    file = load_pairs(config.pairs, tokenizer, min(config.max_length, policy.config.block_size))
-    for warning in file.warnings:
-        print(f"warning: {Path(config.pairs).name}: {warning}")
-    if len(file.pairs) < config.batch_size:
-        print(f"note: {len(file.pairs)} pairs are less than one batch of {config.batch_size}: one small step an epoch")
+    pairs = _load_pairs(config, tokenizer, policy.config.block_size)
     made_of = environment(device, config.precision, config.seed, config.base, config.pairs)
-    print(f"{identify(config.base)}\n{made_of}")
-    examples = encode_pairs(tokenizer, file.pairs)
+    examples = encode_pairs(tokenizer, pairs)
     steps = math.ceil(len(examples) / config.batch_size) * config.epochs
+    print(f"{identify(config.base)}\n{made_of}\n{len(examples)} pairs, {steps} steps of {config.batch_size}")
     history = History() if history is None else history
-    observer = Observer(reference, tokenizer, file.pairs, config.eval_questions, config.seed)
-    print(f"{len(examples)} pairs, {steps} steps of {config.batch_size}, on {device} in {precision}")
+    observer = Observer(reference, tokenizer, pairs, config.eval_questions, config.seed)
     with autocast(device, precision):
         reference_logps = compute_reference_logps(reference, examples, config.micro_batch, progress="reference")
     optimizers = make_optimizers(policy, config.optimizer, config.base_lr, config.muon_lr)
     schedulers = make_schedulers(optimizers, steps)
-    state = TrainingState(
-        Path(config.out) / STATE, policy, optimizers, schedulers, history,
-        made_from(config, reference, examples), circumstances(device, config.micro_batch),
-    )  # fmt: skip
+    run, here = made_from(config, reference, examples), circumstances(device, config.micro_batch)
+    state = TrainingState(Path(config.out) / STATE, policy, optimizers, schedulers, history, run, here)
     if not config.resume:
         announce_replaced(state.path)
-    with (
-        state.running(config.resume) as stop,
-        Bar(steps, "DPO", "step", done=len(history)) as bar,
-    ):
+    order = (config.batch_size, config.seed, config.epochs)
+    loss = (config.beta, config.nll_coef, config.loss_type, config.digit_weight)
+    with state.running(config.resume) as stop, Bar(steps, "DPO", "step", done=len(history)) as bar:
         if config.eval_every and not history.looks:
             history.append_look(observer.look(policy))
-        for parts in batches(
-            examples, reference_logps, config.batch_size, config.seed, config.epochs, len(history), device,
-            config.micro_batch,
-        ):  # fmt: skip
-            metrics = accumulate(
-                policy, parts, precision, config.beta, config.nll_coef, config.loss_type, config.digit_weight
-            )
+        for parts in batches(examples, reference_logps, *order, len(history), device, config.micro_batch):
+            metrics = accumulate(policy, parts, precision, *loss)
             metrics |= update(policy, parts, optimizers, schedulers, config.max_grad_norm)
             history.append(metrics)
             if config.eval_every and (len(history) % config.eval_every == 0 or len(history) == steps):
                 history.append_look(observer.look(policy))
-            if stop or len(history) % config.save_every == 0:
+            if len(history) % config.save_every == 0:
                 state.save()
             held_out = f"{history.looks['exact/held_out'][-1]:.0%}" if history.looks else "-"
             bar.show(loss=f"{metrics['loss']:.3f}", margin=f"{metrics['rewards/margins']:.2f}", held_out=held_out)
@@ -240,11 +227,20 @@ def train(config: Config, history: History | None = None) -> tuple[GPT, History]
     if len(history) < steps:
         print(f"stopped after step {len(history)} of {steps}; the same command with --resume goes on from there")
         raise KeyboardInterrupt
-    save_run(config.out, policy, file.pairs, history, config=asdict(config), environment=made_of)
+    save_run(config.out, policy, pairs, history, config=asdict(config), environment=made_of)
     remove_state(state.path)
-    print(f"wrote {Path(config.out) / 'dpo.pt'}")
-    print(describe(history))
+    print(f"wrote {Path(config.out) / 'dpo.pt'}\n{describe(history)}")
     return policy, history
+
+
+def _load_pairs(config: Config, tokenizer: Tokenizer, block_size: int) -> list[Pair]:
+    """The pairs, with what is odd about them printed."""
+    file = load_pairs(config.pairs, tokenizer, min(config.max_length, block_size))
+    for warning in file.warnings:
+        print(f"warning: {Path(config.pairs).name}: {warning}")
+    if len(file.pairs) < config.batch_size:
+        print(f"note: {len(file.pairs)} pairs are less than one batch of {config.batch_size}: one small step an epoch")
+    return file.pairs
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """The only reader and writer of checkpoints: nanoGPT's layout, plain tensors, nothing of the file is ever executed."""
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from model import GPT, GPTConfig
 from sft.archive import DOWNLOAD_AGAIN, CheckpointError, archive_bytes, read_archive
-from sft.files import write_atomically
+from sft.files import sha256, write_atomically
 
 PREFIXES = ("_orig_mod.", "module.")  # left by torch.compile and by DistributedDataParallel
 WEIGHT_KEYS = ("model", "model_state_dict")
@@ -86,12 +85,9 @@ def unpack(packed: object) -> object:
 
 def identify(path: str | Path) -> str:
     """Which file this is, in a line: size, SHA-256, and whether it is the course's, ours, or unknown."""
-    with Path(path).open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    megabytes = Path(path).stat().st_size / 1e6
-    return (
-        f"{path}: {megabytes:.1f} MB, SHA-256 {digest[:8]}..., {KNOWN_FILES.get(digest, 'unknown to this repository')}"
-    )
+    digest, megabytes = sha256(path), Path(path).stat().st_size / 1e6
+    name = KNOWN_FILES.get(digest, "unknown to this repository")
+    return f"{path}: {megabytes:.1f} MB, SHA-256 {digest[:8]}..., {name}"
 
 
 def _checked_args(path: Path, model_args: dict) -> dict:

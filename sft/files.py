@@ -1,6 +1,7 @@
 """Files, read and written so that nothing breaks: only plain files are opened; a write is whole, or did not happen."""
 
 import errno
+import hashlib
 import os
 import shutil
 import stat
@@ -35,6 +36,12 @@ def open_plain(path: Path, largest: int, error: type[ValueError], remedy: str) -
         raise error(f"{path} may not be read by this user; change its permissions") from None
     except OSError as failure:  # among others a link that leads to itself
         raise error(f"{path} cannot be opened ({failure.strerror}); {remedy}") from None
+
+
+def sha256(path: str | Path) -> str:
+    """The SHA-256 of the file, in hexadecimal digits."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_atomically(path: str | Path, data: bytes | memoryview, previous: Path | None = None) -> None:

@@ -128,15 +128,18 @@ class TrainingState:
 
     @contextmanager
     def running(self, resume: bool) -> Iterator[Stop]:
-        """The block of the training loop, which ends after a step once the `Stop` that it is given turns true.
+        """The block of the training loop, which is to end after a step once the `Stop` that it is given turns true.
 
-        Before: go on from the file with `resume`, or write the first state, so that a folder which cannot be written
-        is found now. After a loss or gradient that is not finite: back to the last saved state.
+        Before it: go on from the file with `resume`, or write the first state, so that a folder which cannot be written
+        is found now. After it: save, if it was stopped. After a loss or gradient that is not finite: back to the last
+        saved state.
         """
         with stop_on_interrupt() as stop:
             self._begin(resume)
             try:
                 yield stop
+                if stop:
+                    self.save()
             except FloatingPointError as error:
                 lr = max(group["lr"] for optimizer in self.optimizers for group in optimizer.param_groups)
                 failed = f"step {self.step + 1}, learning rate {lr:g}: {error}"

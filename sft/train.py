@@ -22,10 +22,10 @@ from dpo.arithmetic import ADDITIVE, FORMS, Question, domain
 from model import GPT, GPTConfig
 from sft.answers import answer_prompts, gives
 from sft.bar import Bar
-from sft.checkpoint import identify, load_model, save_checkpoint, unpack
+from sft.checkpoint import load_model, save_checkpoint, unpack
 from sft.corpus import REFUSALS, Corpus
 from sft.device import autocast, best_device, best_precision
-from sft.files import check_folder
+from sft.files import check_folder, sha256
 from sft.optimizers import make_optimizers, make_schedulers
 from sft.rows import Row, collate, encode_row
 from sft.state import ResumeError, TrainingState, announce_replaced, read_state, remove_state
@@ -159,7 +159,7 @@ def run_stage(
                 short = gives(model.eval(), tokenizer, [q.text for q in asked], [f" {q.answer}." for q in asked])
                 right = sum(short) / len(short)
                 model.train()
-            if stop or position.step % SAVE_EVERY == 0:
+            if position.step % SAVE_EVERY == 0:
                 state.save()
             bar.show(loss=f"{loss:.4f}", held_out_in_short=f"{right:.0%}")
             bar.update()
@@ -217,7 +217,7 @@ def make_base(config: Config) -> None:
     settings = {name: value for name, value in asdict(config).items() if name not in ("out", "device", "resume")}
     made_from = settings | {"precision": best_precision(device, config.precision)}
     if config.init:
-        made_from["init"] = identify(config.init)
+        made_from["init"] = sha256(config.init)
     stages = STAGES[config.arithmetic]
     if not 0 <= position.stage < len(stages):
         raise ResumeError(f"{state_path(config.out)} is of a run with other stages; start afresh without --resume")

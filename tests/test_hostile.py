@@ -325,6 +325,18 @@ def assert_refused(outcome, error, phrase, folder, names):
     assert sorted(p.name for p in folder.iterdir()) == sorted(names), "something of the file was executed"
 
 
+def run_the_payload(data, folder):
+    os.chdir(folder)
+    pickle.loads(data)
+
+
+@pytest.mark.parametrize("name", ["system", "eval", "exec"])
+def test_the_payloads_would_work(tmp_path, name):
+    """Else their absence would prove nothing."""
+    in_child(run_the_payload, pickled(EVIL[name]), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [SENTINEL]
+
+
 @pytest.mark.filterwarnings("ignore:Duplicate name", "ignore:Sparse CSR", "ignore:torch.quantize_per_tensor")
 @pytest.mark.parametrize("name", BAD_FILES)
 def test_checkpoint_is_refused(tmp_path, name):
