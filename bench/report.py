@@ -18,8 +18,8 @@ def hardware() -> str:
     return f"{model or platform.machine()}{amx}, {torch.get_num_threads()} threads, torch {torch.__version__}"
 
 
-def median_and_spread(values: list[float]) -> str:
-    return f"{median(values):.1f} ({min(values):.1f} to {max(values):.1f})"
+def median_and_spread(values: list[float], digits: int = 1) -> str:
+    return f"{median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
 
 def ratio(values: list[float], others: list[float]) -> str:

@@ -101,14 +101,13 @@ def accumulate(policy: GPT, parts: list[PairBatch], precision: str, *settings: f
     """
     metrics, pairs, device = {}, sum(map(len, parts)), policy.lm_head.weight.device
     for part in parts:
-        with autocast(device, precision), out_of_memory_in_words(len(part)):
-            loss, of_part = dpo_step(policy, part, *settings)
-            finite = math.isfinite(of_part["loss"])
-            share = len(part) / pairs
-            if finite:
-                (share * loss).backward()
-        if not finite:
-            raise _not_finite(policy, f"the loss is {of_part['loss']}", [part])
+        share = len(part) / pairs
+        with out_of_memory_in_words(len(part)):
+            with autocast(device, precision):
+                loss, of_part = dpo_step(policy, part, *settings)
+            if not math.isfinite(of_part["loss"]):
+                raise _not_finite(policy, f"the loss is {of_part['loss']}", [part])
+            (share * loss).backward()
         metrics = {name: metrics.get(name, 0.0) + share * value for name, value in of_part.items()}
     return metrics
 

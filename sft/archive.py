@@ -92,20 +92,21 @@ def archive_bytes(contents: dict) -> memoryview:
 
 def _checked_copy(archive: zipfile.ZipFile, size: int) -> io.BytesIO:
     """The archive once more, in memory, of the parts that passed every check and their checksums."""
-    _inspect(archive, size)
+    inspected = _inspect(archive, size)
     copy = io.BytesIO()
     with zipfile.ZipFile(copy, "w") as checked:
         for member in archive.infolist():
             try:
-                checked.writestr(zipfile.ZipInfo(member.filename), archive.read(member))
+                data = inspected.get(member.filename) or archive.read(member)
             except zipfile.BadZipFile:
                 raise CheckpointError(f"is damaged (checksum of {member.filename}); {DOWNLOAD_AGAIN}") from None
+            checked.writestr(zipfile.ZipInfo(member.filename), data)
     copy.seek(0)
     return copy
 
 
-def _inspect(archive: zipfile.ZipFile, size: int) -> None:
-    """CheckpointError unless the entries are those of `torch.save`, and data.pkl asks for nothing but plain data."""
+def _inspect(archive: zipfile.ZipFile, size: int) -> dict[str, bytes]:
+    """Name and content of data.pkl, if it asks for nothing but plain data and the entries are those of `torch.save`."""
     members = archive.infolist()
     names = [member.filename for member in members]
     roots = {name.partition("/")[0] for name in names}
@@ -123,7 +124,9 @@ def _inspect(archive: zipfile.ZipFile, size: int) -> None:
         raise CheckpointError(f"has no data.pkl, or one of more than 16 MiB; {SAVE_AGAIN}")
     data = f"{root}/data/"
     records = {m.filename.removeprefix(data): m.file_size for m in members if m.filename.startswith(data)}
-    _Inspection(records).run(archive.read(pickle))
+    pickled = archive.read(pickle)
+    _Inspection(records).run(pickled)
+    return {pickle.filename: pickled}
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,77 @@
+"""What safety costs: seconds to load a checked checkpoint and to save a training state: `python -m bench.loading`.
+
+The shipped base, and a file of the course's layout and size (weights and optimizer state), beside a bare `torch.load`.
+Medians of five calls in turn. Prints a table and writes runs/loading.json.
+"""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from bench.report import hardware, median_and_spread
+from dpo.evaluate import markdown, write_json
+from dpo.history import History
+from model import GPTConfig
+from sft.checkpoint import load_checkpoint, load_model
+from sft.optimizers import make_optimizers, make_schedulers
+from sft.state import TrainingState
+
+BASE = Path("sft/gpt.pt")
+COURSE = Path("runs/course.pt")
+ROUNDS = 5
+
+
+def trained_state(path: Path) -> TrainingState:
+    """A state of the shipped base after one step of AdamW."""
+    model = load_model(BASE)
+    [optimizer] = optimizers = make_optimizers(model, "adamw", 1e-5)
+    idx = torch.ones(1, 4, dtype=torch.long)
+    model(idx, idx)[1].backward()
+    optimizer.step()
+    return TrainingState(path, model, optimizers, make_schedulers(optimizers, 9), History(), {}, {})
+
+
+def write_course_file(state: TrainingState) -> None:
+    """nanoGPT's layout: weights in float32 under torch.compile's prefix, and the optimizer's state."""
+    weights = {f"_orig_mod.{name}": tensor for name, tensor in state.model.state_dict().items()}
+    args = vars(GPTConfig()) | {"dropout": 0.2}
+    contents = {"model": weights, "model_args": args, "optimizer": state.optimizers[0].state_dict(), "iter_num": 5000}
+    COURSE.parent.mkdir(exist_ok=True)
+    torch.save(contents, COURSE)
+
+
+def seconds(call: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
+
+
+def main() -> None:
+    first = seconds(lambda: load_checkpoint(BASE))
+    state = trained_state(Path("runs/loading/state.pt"))
+    write_course_file(state)
+    calls = {
+        "load the shipped base, checked": (BASE, lambda: load_checkpoint(BASE)),
+        "the same, bare torch.load": (BASE, lambda: torch.load(BASE, weights_only=True)),
+        "load a file of the course's layout, checked": (COURSE, lambda: load_checkpoint(COURSE)),
+        "the same, bare torch.load ": (COURSE, lambda: torch.load(COURSE, weights_only=True)),
+        "save a training state": (state.path, state.save),
+        "go back to it": (state.path, state.restore),
+    }
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(ROUNDS):
+        for name, (_, call) in calls.items():
+            times[name].append(seconds(call))
+    rows = [["what", "file, MB", "seconds (range)"]]
+    rows += [
+        [name.strip(), f"{calls[name][0].stat().st_size / 1e6:.1f}", median_and_spread(times[name], digits=2)]
+        for name in calls
+    ]
+    print(f"\n{hardware()}; the very first load {first:.2f} s\n\n{markdown(rows)}")
+    write_json("runs/loading.json", {"hardware": hardware(), "first": first, "seconds": times})
+
+
+if __name__ == "__main__":
+    main()
