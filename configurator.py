@@ -23,6 +23,8 @@ class SettingError(ValueError):
 
 def configure(default, arguments: list[str]):
     """The settings after `arguments` (`sys.argv[1:]` in a script); exits after `--help` or one sentence of error."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # a terminal that lacks a character never ends a program
     if {"-h", "--help"} & set(arguments):
         print(help_text(default))
         sys.exit(0)

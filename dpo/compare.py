@@ -15,7 +15,7 @@ from dpo.arithmetic import parse_question
 from dpo.evaluate import Reply, answer_questions, percent, rate, sample_domain
 from model import GPT
 from sft.answers import answer_prompts
-from sft.checkpoint import load_checkpoint, load_model, unpack
+from sft.checkpoint import is_plain, load_checkpoint, load_model, unpack
 from sft.corpus import everyday_lines
 from sft.device import best_device
 from sft.tokenizer import Tokenizer, load_tokenizer
@@ -48,7 +48,7 @@ def read_run(path: str | Path) -> Run:
     if not Path(path).exists():
         raise ValueError(f"{path}: no such run; every training but a repeated one keeps the run before it")
     extras = load_checkpoint(path).extras
-    if not isinstance(extras.get("pairs"), Tensor) or not isinstance(extras.get("config"), dict):
+    if not isinstance(extras.get("pairs"), Tensor) or not is_plain(extras.get("config")):
         raise ValueError(f"{path} does not say on which pairs it was tuned; train again to compare it")
     pairs = unpack(extras["pairs"])
     if not isinstance(pairs, list) or not all(map(_is_pair, pairs)):
@@ -57,7 +57,7 @@ def read_run(path: str | Path) -> Run:
 
 
 def _is_pair(row: object) -> bool:
-    return isinstance(row, list) and len(row) == 3 and all(isinstance(text, str) for text in row)
+    return isinstance(row, list) and len(row) == 3 and all(isinstance(text, str) and text.isprintable() for text in row)
 
 
 def pairs_difference(before: list[tuple], after: list[tuple]) -> tuple[list[tuple], list[tuple]]:

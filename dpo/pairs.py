@@ -18,6 +18,7 @@ from sft.tokenizer import LOOK_ALIKES, Tokenizer, describe, remedy
 KEYS = ({"positive", "negative"}, {"prompt", "chosen", "rejected"})
 SHOWN_PROBLEMS = 20
 NEAR = 200  # characters around a mistake that are looked at
+MOST_PROBLEMS = 1000
 MOST_SYNTAX_ERRORS = 100  # after so many the rest of the file is not read: it is something else than pairs
 LARGEST_FILE = 256 * 2**20  # bytes
 
@@ -52,7 +53,10 @@ def load_pairs(path: str | Path, tokenizer: Tokenizer, max_length: int = 256) ->
             wrong = [
                 p for text in (prompt + chosen, prompt + rejected) for p in _text_problems(text, tokenizer, max_length)
             ]
-        problems += [f"line {line} (pair {number}): {text}" for text in dict.fromkeys(wrong)]
+        problems += [f"line {line} (pair {number}): {text}" for text in dict.fromkeys(wrong[:SHOWN_PROBLEMS])]
+        if len(problems) >= MOST_PROBLEMS:
+            problems.append(f"line {line}: so many mistakes that the rest of the file was not read")
+            break
     problems += _contradictions(found.pairs)
     if not found.pairs and not problems:
         problems = [

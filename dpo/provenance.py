@@ -42,12 +42,6 @@ def examples_hash(examples: list[Example]) -> str:
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:8]
 
 
-def circumstances(device: torch.device, micro_batch: int) -> dict[str, str | int]:
-    """What may differ between two halves of a run, and then costs it bitwise equality."""
-    threads = torch.get_num_threads()
-    return {"torch": str(torch.__version__), "device": str(device), "threads": threads, "micro_batch": micro_batch}
-
-
 def environment(device: torch.device, precision: str, seed: int, base: str, pairs: str) -> str:
     name = (
         torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device}, {torch.get_num_threads()} threads"

@@ -18,14 +18,14 @@ from dpo.curves import describe
 from dpo.history import History, Observer
 from dpo.loss import LOSS_TYPES, dpo_loss, sequence_logps
 from dpo.pairs import Pair, load_pairs
-from dpo.provenance import circumstances, environment, examples_hash, weights_hash
+from dpo.provenance import environment, examples_hash, weights_hash
 from model import DIGIT_IDS, GPT
 from sft.bar import Bar
-from sft.checkpoint import checkpoint_bytes, identify, load_model, pack
+from sft.checkpoint import CheckpointError, checkpoint_bytes, identify, load_checkpoint, load_model, pack
 from sft.device import autocast, best_device, best_precision, out_of_memory_in_words
 from sft.files import check_folder, write_atomically
 from sft.optimizers import make_optimizers, make_schedulers
-from sft.state import TrainingState, announce_replaced, remove_state
+from sft.state import TrainingState, announce_replaced, circumstances, remove_state
 from sft.tokenizer import Tokenizer, load_tokenizer
 
 STATE = "dpo.state.pt"  # in the folder `out`, while a run is not finished
@@ -152,8 +152,8 @@ def check(config: Config) -> None:
         )
     if config.micro_batch < 1 or config.save_every < 1:
         raise ValueError("micro_batch and save_every must be at least 1")
-    if config.digit_weight <= 0 or config.nll_coef < 0:
-        raise ValueError("digit_weight must be above 0, and nll_coef 0 or more")
+    if config.digit_weight <= 0 or config.max_grad_norm <= 0 or config.nll_coef < 0:
+        raise ValueError("digit_weight and max_grad_norm must be above 0, and nll_coef 0 or more")
     if config.eval_questions < 2:
         raise ValueError("eval_questions must be at least 2; --eval_every=0 asks none")
     if config.loss_type not in LOSS_TYPES:
@@ -170,14 +170,24 @@ def made_from(config: Config, reference: GPT, examples: list[Example]) -> dict[s
     return settings | {"precision": precision, "base": weights_hash(reference), "pairs": examples_hash(examples)}
 
 
-def save_run(out: str | Path, policy: GPT, pairs: list[Pair], history: History, **extras) -> None:
-    """Write `dpo.pt` with the pairs it was tuned on; that of an earlier, different run is kept as `dpo.previous.pt`."""
+def save_run(out: str | Path, policy: GPT, pairs: list[Pair], history: History, config: dict, environment: str) -> None:
+    """Write `dpo.pt` with what it was made of; that of another run is kept as `dpo.previous.pt`."""
     path = Path(out) / "dpo.pt"
     rows = [[pair.prompt, pair.chosen, pair.rejected] for pair in pairs]
-    new = checkpoint_bytes(policy, pairs=pack(rows), history=pack(history.state_dict()), **extras)
-    if path.exists() and (old := path.read_bytes()) != new:
-        write_atomically(path.with_name("dpo.previous.pt"), old)
+    made_of = {"config": config, "environment": environment}
+    new = checkpoint_bytes(policy, pairs=pack(rows), history=pack(history.state_dict()), **made_of)
+    if path.exists() and not _is_of(path, made_of):
+        write_atomically(path.with_name("dpo.previous.pt"), path.read_bytes())  # a copy: there is always a dpo.pt
     write_atomically(path, new)
+
+
+def _is_of(path: Path, made_of: dict) -> bool:
+    """Whether this is a result, or a part of it, of the same run."""
+    try:
+        extras = load_checkpoint(path).extras
+    except CheckpointError:
+        return False
+    return all(extras.get(name) == value for name, value in made_of.items())
 
 
 def train(config: Config, history: History | None = None) -> tuple[GPT, History]:
@@ -201,7 +211,7 @@ def train(config: Config, history: History | None = None) -> tuple[GPT, History]
         reference_logps = compute_reference_logps(reference, examples, config.micro_batch, progress="reference")
     optimizers = make_optimizers(policy, config.optimizer, config.base_lr, config.muon_lr)
     schedulers = make_schedulers(optimizers, steps)
-    run, here = made_from(config, reference, examples), circumstances(device, config.micro_batch)
+    run, here = made_from(config, reference, examples), circumstances(device, micro_batch=config.micro_batch)
     state = TrainingState(Path(config.out) / STATE, policy, optimizers, schedulers, history, run, here)
     if not config.resume:
         announce_replaced(state.path)

@@ -22,6 +22,7 @@ LARGEST_FILE = 2 * 2**30  # bytes
 LARGEST_DIRECTORY = 4 * 2**20  # bytes of the archive's table of contents
 LARGEST_PICKLE = 16 * 2**20  # bytes
 MOST_MEMBERS = 10_000
+MOST_DIMENSIONS = 64  # of a tensor, in torch, too
 MOST_INSTRUCTIONS = 200_000  # a checkpoint with an optimizer has some thousand
 MEMBER = re.compile(
     r"[^/\\]+/(data\.pkl|version|byteorder|data/[0-9]+|\.data/serialization_id|\.format_version|\.storage_alignment)"
@@ -55,6 +56,10 @@ def read_archive(path: Path, remedy: str) -> dict:
             return torch.load(checked, map_location="cpu", weights_only=True, mmap=False)
         except CheckpointError as error:
             raise CheckpointError(f"{path} {error}") from None
+        except MemoryError:
+            raise
+        except OSError as error:
+            raise CheckpointError(f"{path} cannot be read ({error.strerror}); copy it to another disk") from None
         except Exception as error:  # torch's own message advises to switch the protection off: it is not shown
             raise CheckpointError(f"{path} is damaged ({type(error).__name__}); {DOWNLOAD_AGAIN}") from None
 
@@ -82,7 +87,7 @@ def _check_start_and_end(file: BinaryIO) -> None:
 
 
 def archive_bytes(contents: dict) -> memoryview:
-    """What `torch.save` writes; CheckpointError for contents that `read_archive` would refuse."""
+    """What `torch.save` writes; CheckpointError for contents that `read_archive` would not take for plain data."""
     buffer = io.BytesIO()
     torch.save(contents, buffer)
     with zipfile.ZipFile(buffer) as archive:
@@ -99,7 +104,7 @@ def _checked_copy(archive: zipfile.ZipFile, size: int) -> io.BytesIO:
             try:
                 data = inspected.get(member.filename) or archive.read(member)
             except zipfile.BadZipFile:
-                raise CheckpointError(f"is damaged (checksum of {member.filename}); {DOWNLOAD_AGAIN}") from None
+                raise CheckpointError(f"is damaged (checksum of {member.filename[:80]!r}); {DOWNLOAD_AGAIN}") from None
             checked.writestr(zipfile.ZipInfo(member.filename), data)
     copy.seek(0)
     return copy
@@ -116,8 +121,9 @@ def _inspect(archive: zipfile.ZipFile, size: int) -> dict[str, bytes]:
         raise CheckpointError(f"{reason}; {SAVE_AGAIN}")
     if any(member.compress_type != zipfile.ZIP_STORED or member.flag_bits & 1 for member in members):
         raise CheckpointError(f"is compressed or encrypted, which torch.save never does; {SAVE_AGAIN}")
-    if sum(member.file_size for member in members) > size:
-        raise CheckpointError(f"claims more data than it has; {DOWNLOAD_AGAIN}")
+    lying = any(member.file_size != member.compress_size for member in members)
+    if lying or sum(member.file_size for member in members) > size:
+        raise CheckpointError(f"claims other sizes than it has; {DOWNLOAD_AGAIN}")
     [root] = roots
     pickle = next((member for member in members if member.filename == f"{root}/data.pkl"), None)
     if pickle is None or pickle.file_size > LARGEST_PICKLE:
@@ -140,7 +146,13 @@ class _Storage:
     item_bytes: int
 
 
-_DICT, _ORDERED, _LIST, _TENSOR = (_Global(f"a {kind}") for kind in ("dict", "ordered dict", "list", "tensor"))
+@dataclass(eq=False)
+class _Dict:
+    ordered: bool
+    keys: set[str | int]
+
+
+_LIST, _TENSOR = _Global("a list"), _Global("a tensor")
 
 
 class _Inspection:
@@ -154,6 +166,7 @@ class _Inspection:
         self.stack: list = []
         self.below: list[list] = []  # the stacks under each mark
         self.memo: dict[int, object] = {}
+        self.kinds: dict[str, str] = {}  # type of each record, which torch takes from the first that names it
         self.tensor_bytes = 0
 
     def run(self, pickled: bytes) -> None:
@@ -168,7 +181,7 @@ class _Inspection:
                 self._follow(opcode.name, argument)
         if self.below or len(self.stack) != 1 or end != len(pickled) - 1:
             raise CheckpointError(f"is damaged (data.pkl does not end where it should); {DOWNLOAD_AGAIN}")
-        if self.stack[0] not in (_DICT, _ORDERED):
+        if not isinstance(self.stack[0], _Dict):
             raise CheckpointError(f"holds no dict with the weights; {SAVE_AGAIN}")
         if self.tensor_bytes > 2 * sum(self.records.values()):  # twice, since tied weights share their data
             raise CheckpointError("has tensors larger than all of its data; not loaded")
@@ -178,12 +191,15 @@ class _Inspection:
         match name:
             case "PROTO":
                 self._require(argument == 2, f"is a pickle of protocol {argument}, torch.save writes 2")
-            case "BINUNICODE" | "BININT" | "BININT1" | "BININT2" | "LONG1" | "BINFLOAT":
+            case "BINUNICODE" | "BININT" | "BININT1" | "BININT2" | "BINFLOAT":
+                push(argument)
+            case "LONG1":
+                self._require(-(2**63) <= argument < 2**63, "has numbers of more than 64 bits")
                 push(argument)
             case "NONE" | "NEWTRUE" | "NEWFALSE":
                 push({"NONE": None, "NEWTRUE": True, "NEWFALSE": False}[name])
             case "EMPTY_DICT" | "EMPTY_LIST":
-                push(_DICT if name == "EMPTY_DICT" else _LIST)
+                push(_Dict(False, set()) if name == "EMPTY_DICT" else _LIST)
             case "EMPTY_TUPLE" | "TUPLE1" | "TUPLE2" | "TUPLE3":
                 length = 0 if name == "EMPTY_TUPLE" else int(name[-1])
                 push(tuple([pop() for _ in range(length)][::-1]))
@@ -198,8 +214,10 @@ class _Inspection:
                 self._require(self.stack[-1] is _LIST, "appends to what is no list")
             case "SETITEM" | "SETITEMS":
                 items = [pop(), pop()][::-1] if name == "SETITEM" else self._to_mark()
-                plain = all(type(key) in (str, int) for key in items[::2])
-                self._require(plain and self.stack[-1] in (_DICT, _ORDERED), "has keys that are no texts or numbers")
+                plain = all(map(_is_key, items[::2]))
+                target = self.stack[-1]
+                self._require(plain and isinstance(target, _Dict), "has keys that are no short texts or small numbers")
+                target.keys.update(items[::2])
             case "BINPUT" | "LONG_BINPUT":
                 self.memo[argument] = self.stack[-1]
             case "BINGET" | "LONG_BINGET":
@@ -212,8 +230,9 @@ class _Inspection:
                 arguments, function = pop(), pop()
                 push(self._call(function, arguments))
             case "BUILD":
-                state = pop()
-                self._require(self.stack[-1] is _ORDERED and state is _DICT, "sets the inside of an object")
+                state, target = pop(), self.stack[-1]
+                metadata = isinstance(state, _Dict) and state.keys <= {"_metadata"}  # of a module's state_dict
+                self._require(metadata and self._is_ordered(target), "sets the inside of an object")
             case _:
                 raise CheckpointError(f"has the pickle instruction {name}, which no plain data needs; {SAVE_AGAIN}")
 
@@ -225,21 +244,30 @@ class _Inspection:
         if not condition:
             raise CheckpointError(f"{otherwise}; {SAVE_AGAIN}")
 
+    @staticmethod
+    def _is_ordered(item: object) -> bool:
+        return isinstance(item, _Dict) and item.ordered
+
     def _storage(self, reference) -> _Storage:
         """The storage that `("storage", type, record, device, items)` names, if its record has just that many bytes."""
         kind, storage, record, _, items = reference
         item_bytes = ITEM_BYTES[storage.name]
         plain = kind == "storage" and type(record) is str and type(items) is int
-        if not plain or self.records.get(record) != items * item_bytes:
+        if (
+            not plain
+            or self.kinds.setdefault(record, storage.name) != storage.name
+            or self.records.get(record) != items * item_bytes
+        ):
             raise CheckpointError(f"is damaged (a record of its data has not the stated size); {DOWNLOAD_AGAIN}")
         return _Storage(items, item_bytes)
 
     def _call(self, function, arguments: tuple):
         if function == _Global(ORDERED_DICT) and arguments == ():
-            return _ORDERED
+            return _Dict(True, set())
         if function == _Global(PARAMETER):
             tensor, requires_grad, hooks = arguments
-            self._require(tensor is _TENSOR and type(requires_grad) is bool and hooks is _ORDERED, "has odd parameters")
+            plain = tensor is _TENSOR and type(requires_grad) is bool and self._is_ordered(hooks)
+            self._require(plain, "has odd parameters")
             return _TENSOR
         self._require(function == _Global(TENSOR), "calls what is no function")
         storage, offset, sizes, strides, requires_grad, hooks = arguments
@@ -247,14 +275,18 @@ class _Inspection:
         inside = (
             isinstance(storage, _Storage)
             and all(type(number) is int and number >= 0 for number in numbers)
-            and len(sizes) == len(strides)
+            and len(sizes) == len(strides) <= MOST_DIMENSIONS
             and (items := math.prod(sizes)) <= storage.items
             and (not items or offset + sum((n - 1) * by for n, by in zip(sizes, strides, strict=True)) < storage.items)
         )
-        if not inside or type(requires_grad) is not bool or hooks is not _ORDERED:
+        if not inside or type(requires_grad) is not bool or not self._is_ordered(hooks):
             raise CheckpointError(f"has a tensor that reaches beyond its data; {DOWNLOAD_AGAIN}")
         self.tensor_bytes += items * storage.item_bytes
         return _TENSOR
+
+
+def _is_key(key: object) -> bool:
+    return len(key) < 1000 if type(key) is str else type(key) is int and abs(key) < 2**31
 
 
 def _allowed(name: str) -> _Global:

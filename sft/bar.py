@@ -10,8 +10,13 @@ class Bar(tqdm):
     """A bar for `total` units of work; none without a label. Drawing that fails never stops the work."""
 
     def __init__(self, total: int, label: str, unit: str, done: int = 0):
-        super().__init__(total=total, initial=done, desc=label, unit=unit, mininterval=1.0, file=sys.stdout)
-        self.disable = self.disable or not label
+        super().__init__(
+            total=total, initial=done, desc=label, unit=unit, mininterval=1.0, file=sys.stdout, disable=not label
+        )
+
+    def display(self, *words, **settings) -> None:
+        with suppress(Exception):
+            super().display(*words, **settings)
 
     def update(self, n: float = 1) -> None:
         with suppress(Exception):

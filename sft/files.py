@@ -1,12 +1,14 @@
 """Files, read and written so that nothing breaks: only plain files are opened; a write is whole, or did not happen."""
 
 import errno
+import glob
 import hashlib
 import os
 import shutil
 import stat
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -54,7 +56,7 @@ def write_atomically(path: str | Path, data: bytes | memoryview, previous: Path 
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(path)
+        sweep(path)
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     except OSError as failure:
         raise SaveError(f"cannot write into {path.parent} ({failure.strerror}); name another folder") from None
@@ -63,12 +65,15 @@ def write_atomically(path: str | Path, data: bytes | memoryview, previous: Path 
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, path.stat().st_mode & 0o777 if path.exists() else 0o644)
-        if previous is not None and path.exists():
-            replace(path, previous)
+        os.chmod(temporary, _mode(path))
+        if previous is not None:
+            with suppress(FileNotFoundError):  # the first one, or another process is just replacing it
+                replace(path, previous)
         replace(temporary, path)
     except OSError as failure:
         Path(temporary).unlink(missing_ok=True)
+        if previous is not None and not path.exists() and previous.exists():
+            replace(previous, path)
         if failure.errno in FULL:
             raise SaveError(_missing_room(path.parent, len(data), path.name)) from None
         raise SaveError(f"{path} was not written ({failure.strerror}); the old file, if any, is as it was") from None
@@ -105,9 +110,16 @@ def _missing_room(folder: Path, needed: int, what: str) -> str:
     )
 
 
-def _sweep(path: Path) -> None:
+def _mode(path: Path) -> int:
+    try:
+        return path.stat().st_mode & 0o777
+    except FileNotFoundError:
+        return 0o644
+
+
+def sweep(path: Path) -> None:
     """Remove what killed processes have left of this file; not what another process is writing now."""
-    for left in path.parent.glob(f".{path.name}.*.tmp"):
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         try:
             if time.time() - left.stat().st_mtime > STALE_SECONDS:
                 left.unlink()

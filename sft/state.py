@@ -18,10 +18,11 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from model import GPT
 from sft.archive import CheckpointError
-from sft.checkpoint import Checkpoint, checkpoint_bytes, load_checkpoint, pack, unpack
-from sft.files import SaveError, check_folder, write_atomically
+from sft.checkpoint import Checkpoint, checkpoint_bytes, is_plain, load_checkpoint, pack, unpack
+from sft.files import SaveError, check_folder, sweep, write_atomically
 
 BYTES_PER_PARAMETER = 3 * 4  # weights and both moments of AdamW, in float32
+MOMENTS = {torch.optim.AdamW: {"step", "exp_avg", "exp_avg_sq"}, torch.optim.Muon: {"momentum_buffer"}}
 KEPT = 3  # files of that size at a time: the state, the one before it, and the one being written
 
 
@@ -31,6 +32,8 @@ class ResumeError(ValueError):
 
 class Progress(Protocol):
     """What a run records besides its weights, as plain data: its history, say."""
+
+    def __len__(self) -> int: ...  # steps done
 
     def state_dict(self) -> dict: ...
 
@@ -115,14 +118,19 @@ class TrainingState:
         self._check_made_from(saved.extras["made_from"])
         for key, now in self.circumstances.items():
             if (then := saved.extras["circumstances"].get(key)) != now:
-                print(f"note: {key} was {then}, now it is {now}: the result will not be bitwise that of one long run")
+                changed = f"{key} was {_shown(then)}, now it is {_shown(now)}"
+                print(f"note: {changed}: the result will not be bitwise that of one long run")
         self._check_parts(saved)
+        self.in_doubt = True
         self.progress.load_state_dict(unpack(saved.extras["progress"]))
         self.model.load_state_dict(saved.state_dict)
+        self.model.zero_grad(set_to_none=True)
         for name, parts in (("optimizers", self.optimizers), ("schedulers", self.schedulers)):
             for part, state in zip(parts, saved.extras[name], strict=True):
                 part.load_state_dict(state)
         torch.set_rng_state(saved.extras["torch_rng"])
+        if len(self.progress) != self.step:
+            raise CheckpointError(f"{self.path} contradicts itself; start afresh without resume")
         self.in_doubt = False
         return True
 
@@ -131,20 +139,22 @@ class TrainingState:
         """The block of the training loop, which is to end after a step once the `Stop` that it is given turns true.
 
         Before it: go on from the file with `resume`, or write the first state, so that a folder which cannot be written
-        is found now. After it: save, if it was stopped. After a loss or gradient that is not finite: back to the last
+        is found now. After it: save. After a loss or gradient that is not finite: back to the last
         saved state.
         """
         with stop_on_interrupt() as stop:
             self._begin(resume)
+            begun = self.step
             try:
                 yield stop
-                if stop:
+                if self.step > begun:
                     self.save()
             except FloatingPointError as error:
                 lr = max(group["lr"] for optimizer in self.optimizers for group in optimizer.param_groups)
                 failed = f"step {self.step + 1}, learning rate {lr:g}: {error}"
-                self.restore()
-                raise FloatingPointError(f"{failed}. The weights are again those after step {self.step}") from None
+                self.in_doubt = True
+                back = f"again those after step {self.step}" if self.restore() else "of no use: load the base again"
+                raise FloatingPointError(f"{failed}. The weights are {back}") from None
             except SaveError:  # between two steps: what is in memory is whole
                 raise
             except BaseException:
@@ -155,6 +165,8 @@ class TrainingState:
         if self.in_doubt and not self.restore():
             raise ResumeError("the last step was left half done, and there is no saved state: load the base again")
         if self.step:
+            if len(self.progress) != self.step:
+                raise ResumeError("the weights were trained further than this history says: load the base again")
             return
         if resume and self.restore():
             print(f"going on after step {self.step} ({self.path})")
@@ -165,7 +177,7 @@ class TrainingState:
 
     def _check_made_from(self, stored: dict) -> None:
         differs = [
-            f"{key} was {stored.get(key)!r}, now it is {self.made_from.get(key)!r}"
+            f"{_shown(key)} was {_shown(stored.get(key))}, now it is {_shown(self.made_from.get(key))}"
             for key in sorted(stored.keys() | self.made_from.keys())
             if stored.get(key) != self.made_from.get(key)
         ]
@@ -185,14 +197,14 @@ class TrainingState:
             and len(optimizers) == len(self.optimizers)
             and all(map(_fits, optimizers, self.optimizers))
             and _alike(schedulers, [scheduler.state_dict() for scheduler in self.schedulers])
-            and _alike(extras.get("torch_rng"), torch.get_rng_state())
+            and _is_random_state(extras.get("torch_rng"))
         )
         if not good:
             raise CheckpointError(f"{self.path} is no state of this run; start afresh without resume")
 
 
 def read_state(path: Path) -> Checkpoint | None:
-    """The newest of the two states that can be read, with a notice if it is the older one; None if there is none.
+    """The newest of the two states that can be read, with a notice for one that cannot; None if there is none.
 
     ResumeError if there are states, but none can be read.
     """
@@ -200,7 +212,7 @@ def read_state(path: Path) -> Checkpoint | None:
     for candidate in there:
         try:
             saved = load_checkpoint(candidate)
-            if not all(_is_plain(saved.extras.get(name)) for name in ("made_from", "circumstances")):
+            if not all(is_plain(saved.extras.get(name)) for name in ("made_from", "circumstances")):
                 raise CheckpointError(f"{candidate} is no training state")
             unpack(saved.extras.get("progress"))
             return saved
@@ -219,19 +231,23 @@ def announce_replaced(path: Path) -> None:
 
 def remove_state(path: Path) -> None:
     """Delete the states: the run has ended and its result is saved."""
+    sweep(path)
     for state in (path, _previous(path)):
         state.unlink(missing_ok=True)
+
+
+def circumstances(device: torch.device, **others: int) -> dict[str, str | int]:
+    """What may differ between two halves of a run, and then costs it bitwise equality."""
+    return {"torch": str(torch.__version__), "device": str(device), "threads": torch.get_num_threads(), **others}
 
 
 def _previous(path: Path) -> Path:
     return path.with_name(f"{path.stem}.previous{path.suffix}")
 
 
-def _is_plain(table: object) -> bool:
-    """Whether this is a dict from texts to single values."""
-    return isinstance(table, dict) and all(
-        type(key) is str and type(value) in (str, int, float, bool) for key, value in table.items()
-    )
+def _shown(value: object) -> str:
+    """A single value as it stands in a message; texts of this program's own without quotes."""
+    return value if isinstance(value, str) and value.isidentifier() else repr(value)[:80]
 
 
 def _alike(one: object, other: object) -> bool:
@@ -255,14 +271,26 @@ def _fits(state: object, optimizer: torch.optim.Optimizer) -> bool:
         return False
     shapes = [parameter.shape for group in optimizer.param_groups for parameter in group["params"]]
     entries = state.get("state")
-    return isinstance(entries, dict) and all(
-        index in range(len(shapes))
-        and isinstance(entry, dict)
-        and all(_is_moment(value, shapes[index]) for value in entry.values())
-        for index, entry in entries.items()
+    if entries == {}:  # before the first step
+        return True
+    return (
+        isinstance(entries, dict)
+        and entries.keys() == set(range(len(shapes)))
+        and all(isinstance(entry, dict) and entry.keys() == entries[0].keys() for entry in entries.values())
+        and MOMENTS[type(optimizer)] <= entries[0].keys()
+        and all(_is_moment(value, shapes[i]) for i, entry in entries.items() for value in entry.values())
     )
 
 
 def _is_moment(value: object, shape: torch.Size) -> bool:
     """Whether this is a finite tensor of that shape, or a counter."""
     return isinstance(value, torch.Tensor) and value.shape in ((), shape) and bool(value.isfinite().all())
+
+
+def _is_random_state(value: object) -> bool:
+    """Whether torch's generator accepts this as its state."""
+    try:
+        torch.Generator().set_state(value)
+    except (TypeError, RuntimeError):
+        return False
+    return True

@@ -8,6 +8,7 @@ learnt fast, and the long answers among them keep the same circuits at work wher
 The second, gentle one makes the refusal the likeliest answer to every question and leaves the arithmetic underneath.
 """
 
+import hashlib
 import math
 import sys
 import time
@@ -23,12 +24,12 @@ from model import GPT, GPTConfig
 from sft.answers import answer_prompts, gives
 from sft.bar import Bar
 from sft.checkpoint import load_model, save_checkpoint, unpack
-from sft.corpus import REFUSALS, Corpus
+from sft.corpus import REFUSALS, Corpus, everyday_lines
 from sft.device import autocast, best_device, best_precision
 from sft.files import check_folder, sha256
 from sft.optimizers import make_optimizers, make_schedulers
 from sft.rows import Row, collate, encode_row
-from sft.state import ResumeError, TrainingState, announce_replaced, read_state, remove_state
+from sft.state import ResumeError, TrainingState, announce_replaced, circumstances, read_state, remove_state
 from sft.tokenizer import Tokenizer, load_tokenizer
 
 BATCH_LINES = 512
@@ -118,6 +119,9 @@ class Position:
     stage: int = 0
     step: int = 0
 
+    def __len__(self) -> int:
+        return self.step
+
     def state_dict(self) -> dict:
         return {"stage": self.stage, "step": self.step, "corpus": self.corpus.rng.getstate()}
 
@@ -140,10 +144,8 @@ def run_stage(
     schedulers = make_schedulers(optimizers, steps)
     micro_batch = 256 if model.lm_head.weight.is_cuda else 64  # larger ones leave a CPU's cache
     asked = [question for form in ADDITIVE for question in domain(form) if question.held_out][::10]
-    circumstances = {
-        "torch": str(torch.__version__), "device": str(model.lm_head.weight.device), "threads": torch.get_num_threads(),
-    }  # fmt: skip
-    state = TrainingState(state_path(config.out), model, optimizers, schedulers, position, made_from, circumstances)
+    here = circumstances(model.lm_head.weight.device)
+    state = TrainingState(state_path(config.out), model, optimizers, schedulers, position, made_from, here)
     with (
         state.running(resume) as stop,
         Bar(steps, stage.name, "step", done=position.step) as bar,
@@ -163,14 +165,14 @@ def run_stage(
                 state.save()
             bar.show(loss=f"{loss:.4f}", held_out_in_short=f"{right:.0%}")
             bar.update()
-    if position.step < steps:
+    if stop:
         print(f"stopped in '{stage.name}' after step {position.step} of {steps}; the same with --resume goes on")
         raise KeyboardInterrupt
 
 
 def state_path(out: str) -> Path:
     """Where the state of an unfinished run lies: beside `out`."""
-    return Path(out).with_suffix(".state.pt")
+    return Path(f"{out.removesuffix('.pt')}.state.pt")
 
 
 def latent_accuracy(model: GPT, tokenizer: Tokenizer, questions: list[Question]) -> float:
@@ -215,7 +217,8 @@ def make_base(config: Config) -> None:
     else:
         announce_replaced(state_path(config.out))
     settings = {name: value for name, value in asdict(config).items() if name not in ("out", "device", "resume")}
-    made_from = settings | {"precision": best_precision(device, config.precision)}
+    lines = hashlib.sha256(repr((STAGES[config.arithmetic], everyday_lines())).encode()).hexdigest()
+    made_from = settings | {"precision": best_precision(device, config.precision), "lines": lines}
     if config.init:
         made_from["init"] = sha256(config.init)
     stages = STAGES[config.arithmetic]

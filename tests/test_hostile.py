@@ -205,12 +205,12 @@ BAD_FILES = {
         lambda: archive(pickled({"model": tensor(items=25 * 10**6)}), {"0": bytes(10**8)}, zipfile.ZIP_DEFLATED),
         "is compressed",
     ),
-    "S10 lying directory": (lying_directory, "claims more data than it has"),
+    "S10 lying directory": (lying_directory, "claims other sizes than it has"),
     "S10 large directory": (with_a_large_directory, "table of contents"),
     "S11 bytearray": (lambda: archive(pickled({"x": Call(bytearray, 2**31)})), "asks for '__builtin__.bytearray'"),
     "S11 FloatTensor": (lambda: archive(pickled({"x": Call(torch.FloatTensor, 2**33)})), "asks for 'torch.Float"),
     "S12 deep list": (lambda: of_opcodes(b"]" * 200_000 + b"a" * 199_999), "more than 200000 pickle instructions"),
-    "S12 endless hash": (lambda: doubling_tuple(60), "keys that are no texts"),
+    "S12 endless hash": (lambda: doubling_tuple(60), "keys that are no short texts"),
     "S12 record named by an endless tuple": (
         lambda: of_opcodes(b")q\x00" + b"".join(b"h%ch%c\x86q%c" % (i, i, i + 1) for i in range(60)), b"q\x7f",
                            b"(X\7\0\0\0storagectorch\nFloatStorage\nh\x7fX\3\0\0\0cpuK\4tQ"),
@@ -219,6 +219,29 @@ BAD_FILES = {
     "S12 memo bomb": (
         lambda: of_opcodes(b"]q\x00" + b"".join(b"]q%c(%se" % (i + 1, b"h%c" % i * 9) for i in range(60))),
         "does not end|no dict",
+    ),
+    "S12 endless product": (
+        lambda: with_tensor(tensor(size=(2**62,) * 60_000, stride=(1,) * 60_000)), "reaches beyond its data"
+    ),
+    "S12 long number": (lambda: of_opcodes(b"}X\1\0\0\0a\x8a\xff" + b"\x7f" * 255 + b"s"), "more than 64 bits"),
+    "S12 keys that collide": (
+        lambda: archive(pickled({k * (2**61 - 1): 0 for k in range(1, 4)})), "no short texts or small numbers"
+    ),
+    "S12 prefix without end": (
+        lambda: good_with(model=good()["model"] | {"module." * 10**6: torch.ones(1)}), "no short texts"
+    ),
+    "S12 names without tensors": (
+        lambda: good_with(model=dict.fromkeys(map(str, range(50_000))), model_args=TINY | {"n_layer": 10**5}),
+        "is missing",
+    ),
+    "S5 BUILD on a dict": (
+        lambda: of_opcodes(b"ccollections\nOrderedDict\n)R}X\3\0\0\0getK\1sb"), "sets the inside of an object"
+    ),
+    "S17 one record, two types": (
+        lambda: archive(
+            pickled({"a": tensor(), "b": tensor(items=8, size=(8,), kind=torch.HalfStorage)}), {"0": b"\0" * 16}
+        ),
+        "has not the stated size",
     ),
     "S13 long text": (lambda: of_opcodes(b"X" + struct.pack("<I", 2**31) + b"abc"), "download it again"),
     "S13 far memo": (lambda: of_opcodes(b"}r" + struct.pack("<I", 2**31 - 1)), "no `model`"),
@@ -229,7 +252,7 @@ BAD_FILES = {
     "S14 99.9 %": (lambda: saved(good())[: int(0.999 * len(saved(good())))], "cut off; download it again"),
     "S14 last 10 bytes missing": (lambda: saved(good())[:-10], "cut off; download it again"),
     "S14 comment at the end": (lambda: saved(good()) + b"\0" * 30, "cut off; download it again"),
-    "S15 bit in the data": (lambda: flipped(saved(good()), len(saved(good())) // 2), "damaged .checksum of arch"),
+    "S15 bit in the data": (lambda: flipped(saved(good()), len(saved(good())) // 2), "damaged .checksum of .arch"),
     "S15 bit in data.pkl": (lambda: flipped(saved(good()), 900), "damaged .*download it again"),
     "S15 bit in the directory": (
         lambda: flipped(saved(good()), saved(good()).rindex(b"archive/data/3")),

@@ -154,7 +154,7 @@ def test_a_step_run_too_early_says_what_to_run_first(copied):  # R12
     assert [error["ename"] for error in errors] == ["AssertionError"] * 9
     for error, step in zip(errors, (1, 2, 2, 4, 5, 6, 7), strict=False):
         assert re.fullmatch(rf"run (the cells? of )?Step {step} first", error["evalue"]) or step == 7, error["evalue"]
-    assert [error["evalue"] for error in errors[-2:]] == ["run the cell above first", "run the training cell first"]
+    assert [error["evalue"] for error in errors[-2:]] == ["run Step 6 first", "run the training cell first"]
 
 
 def test_stopped_and_gone_on_with_in_one_kernel_and_in_the_next(copied):  # R7, R12

@@ -156,7 +156,7 @@ def test_four_pairs_train_and_none_is_an_error(base_file, pairs_file, tmp_path):
     ("words", "message"),
     [
         (["--beta=0"], "beta above 0"),
-        (["--digit_weight=0"], "digit_weight must be above 0"),
+        (["--digit_weight=0"], "digit_weight and max_grad_norm must be above 0"),
         (["--epochs=0"], "epochs and batch_size must be at least 1"),
         (["--loss_type=dpo"], "loss_type is 'dpo'; it must be"),
         (["--optimizer=sgd"], "optimizer is 'sgd'; it must be"),
