@@ -200,7 +200,7 @@ def press_stop(kernel, path):
     """Interrupts the kernel soon after the file is there."""
     while not path.exists():
         time.sleep(0.01)
-    time.sleep(0.3)
+    time.sleep(1)
     os.kill(kernel.km.provisioner.pid, signal.SIGINT)
 
 
