@@ -3,9 +3,11 @@
 import importlib
 import re
 import shlex
+from collections import Counter
 from pathlib import Path
 
 import pytest
+import test_hostile as hostile
 
 from configurator import override
 
@@ -50,3 +52,20 @@ def test_links_and_the_tree_are_real():
             if name.endswith("/"):
                 folder = Path(name)
             assert (ROOT / (Path() if not indent or name.endswith("/") else folder) / name).exists(), name
+
+
+def test_the_table_of_hostile_files_counts_right():
+    counts = Counter(name.split()[0] for name in [*hostile.BAD_FILES, *hostile.BAD_VOCABULARIES])
+    counts |= {"S24": 4, "S25": counts["S25"] + len(hostile.PLACES) + 1, "S28": len(hostile.BAD_PAIRS)}
+    rows = re.findall(r"^\| (S\d+(?:, S\d+)*) \| .* \| ([\d,]+|accepted) \|$", TEXT, re.MULTILINE)
+    told = {names: count for names, count in rows if count != "accepted" and names != "S30"}
+    assert {names: sum(counts[name] for name in names.split(", ")) for names in told} == {
+        names: int(count) for names, count in told.items()
+    }
+    assert dict(rows)["S30"] == f"{4 * hostile.MUTANTS:,}"
+    assert {f"S{i}" for i in range(1, 31)} == {name for names, _ in rows for name in names.split(", ")}
+
+
+def test_every_fault_has_a_row():
+    rows = re.findall(r"^\| (R\d+) \| .* \| .* \| (?:\d+|every run) \|$", TEXT, re.MULTILINE)
+    assert rows == [f"R{i}" for i in range(1, 21)]
