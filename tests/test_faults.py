@@ -678,7 +678,7 @@ def train_with_a_broken_bar(config):
     def fails(*_, **__):
         raise OSError("the terminal is gone")
 
-    for name in ("update", "set_postfix", "close"):
+    for name in ("display", "update", "set_postfix", "close"):
         setattr(tqdm, name, fails)
     train(config)
 
