@@ -115,7 +115,8 @@ def compare_runs(config: Config) -> str:
     """The last two runs in words: settings, pairs, and the answers to a sample and to the edited questions."""
     runs = [read_run(path) for path in (config.before, config.after)]
     old, new = (run.settings for run in runs)
-    settings = [f"{key} {old[key]} -> {new[key]}" for key in new if key in old and new[key] != old[key]]
+    shared = [key for key in new if key in old and key != "resume"]
+    settings = [f"{key} {old[key]} -> {new[key]}" for key in shared if new[key] != old[key]]
     edited = [row[0] for rows in pairs_difference(runs[0].pairs, runs[1].pairs) for row in rows]
     questions = sample_domain(config.n, config.seed)
     questions += [q for prompt in dict.fromkeys(edited) if (q := parse_question(prompt))][:MOST_EDITED]
