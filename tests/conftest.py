@@ -1,6 +1,7 @@
 """A tiny world: a two-layer model with the real alphabet, and a few pairs."""
 
 import json
+import signal
 
 import pytest
 import torch
@@ -10,6 +11,8 @@ from sft.checkpoint import save_checkpoint
 from sft.rows import collate, encode_row
 from sft.tokenizer import load_tokenizer
 
+# Started in the background of a script, the tests inherit that interrupts are ignored; some of them are about interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)  # a tiny model gains nothing from more
 
 TINY = {"block_size": 96, "vocab_size": 74, "n_layer": 2, "n_head": 2, "n_embd": 16, "dropout": 0.0, "bias": False}

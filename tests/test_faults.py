@@ -327,9 +327,20 @@ def test_a_folder_that_cannot_be_written_is_said_before_anything_is_loaded(confi
         sft.train.make_base(sft.train.Config(out=str(tmp_path / "file" / "base.pt"), effort=1e-3))
 
 
-def write_often(path, letter):
+def write_often(path, letter, previous=None):
     for length in range(1, 60):
-        write_atomically(path, letter * (1000 * length))
+        write_atomically(path, letter * (1000 * length), previous)
+
+
+def test_two_programs_that_keep_the_file_before(tmp_path):  # R17
+    path, previous = tmp_path / "s.pt", tmp_path / "s.previous.pt"
+    writers = [start_child(write_often, path, letter, previous) for letter in (b"a", b"b")]
+    for writer in writers:
+        writer.join()
+    assert [writer.exitcode for writer in writers] == [0, 0]
+    for data in (path.read_bytes(), previous.read_bytes()):
+        assert data == data[:1] * len(data) and len(data) in range(1000, 60_000, 1000)
+    assert sorted(os.listdir(tmp_path)) == ["s.previous.pt", "s.pt"]
 
 
 def test_two_programs_that_save_to_one_place(tmp_path):  # R17
@@ -632,6 +643,9 @@ def test_odd_environments(config, tmp_path):  # R19
     folder.mkdir()
     base, pairs = (shutil.copy(path, folder) for path in (config.base, config.pairs))
     (tmp_path / "home").write_text("no folder")
+    rows = json.loads(Path(pairs).read_text(encoding="utf-8"))
+    rows[0] = {key: "7×8=?" + text.partition("?")[2] for key, text in rows[0].items()}  # a warning will show the sign
+    Path(pairs).write_text(json.dumps(rows), encoding="utf-8")
     results = []
     for hash_seed, extra in (("0", {}), ("77", {"LC_ALL": "C", "HOME": str(tmp_path / "home"), "PYTHONUTF8": "0"})):
         out = folder / f"out {hash_seed}"
@@ -648,6 +662,7 @@ def test_odd_environments(config, tmp_path):  # R19
             [sys.executable, "-m", "dpo.train", *words], capture_output=True, cwd=ROOT, env=environment, check=False
         )
         assert run.returncode == 0, run.stderr.decode()
+        assert b"warning: pairs.json: characters outside the alphabet were replaced" in run.stdout
         results.append(load_checkpoint(out / "dpo.pt").state_dict)
     assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
 

@@ -416,10 +416,15 @@ def test_a_file_that_may_not_be_read(
 
 
 def test_the_course_layout_is_accepted(tiny, tmp_path):  # S22, more of it in test_checkpoint.py
-    for prefix, key, dtype in (("_orig_mod.", "model", torch.float16), ("module.", "model_state_dict", torch.bfloat16)):
-        course_file(tmp_path / "gpt.pt", tiny.to(dtype).float(), prefix, key)
+    for prefix, key in (("_orig_mod.", "model"), ("module.", "model_state_dict")):
+        course_file(tmp_path / "gpt.pt", tiny, prefix, key)
         outcome = in_child(load, str(tmp_path / "gpt.pt"))
         assert not outcome.raised and outcome.value == sorted(tiny.state_dict()), outcome
+    for dtype in (torch.float16, torch.bfloat16, torch.float64):
+        weights = {name: value.to(dtype) for name, value in good()["model"].items()}
+        (tmp_path / "gpt.pt").write_bytes(good_with(model=weights))
+        loaded = load_checkpoint(tmp_path / "gpt.pt").state_dict
+        assert all(torch.equal(loaded[name], value.float()) for name, value in weights.items())
     parameters = {name: torch.nn.Parameter(value) for name, value in good()["model"].items()}
     (tmp_path / "gpt.pt").write_bytes(good_with(model=parameters, model_args=TINY | {"dropout": 0.2}))
     assert not in_child(load, str(tmp_path / "gpt.pt")).raised
@@ -435,10 +440,13 @@ def test_what_we_write_is_accepted_bit_by_bit(tiny, tmp_path):  # S29
     assert all(torch.equal(shipped.state_dict[name], value.float()) for name, value in stored.items())
 
 
-def test_a_file_says_who_made_it(tmp_path):
+def test_a_file_says_who_made_it(tmp_path, monkeypatch):
     assert identify(ROOT / "sft/gpt.pt").endswith("17.7 MB, SHA-256 d1b1b6c2..., the base of this repository")
     (tmp_path / "x.pt").write_bytes(b"x" * 10**5)
     assert identify(tmp_path / "x.pt").endswith("x.pt: 0.1 MB, SHA-256 d69e6898..., unknown to this repository")
+    of_the_course = "7fa3d597e629bdf45ebf0136e310e4bec05682f3c024a78fe402903fbb3bc050"
+    monkeypatch.setattr("sft.checkpoint.sha256", lambda _: of_the_course)  # its file is not at hand
+    assert identify(tmp_path / "x.pt").endswith("SHA-256 7fa3d597..., the course's own base")
 
 
 # Vocabularies ----------------------------------------------------------------------------------------------------
