@@ -11,7 +11,7 @@ from sft.checkpoint import save_checkpoint
 from sft.rows import collate, encode_row
 from sft.tokenizer import load_tokenizer
 
-# Started in the background of a script, the tests inherit that interrupts are ignored; some of them are about interrupts.
+# In the background of a script interrupts are ignored, and children inherit that; some tests are about interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)  # a tiny model gains nothing from more
 
