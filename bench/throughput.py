@@ -68,7 +68,7 @@ def ours(pairs: list[Pair], precision: str) -> dict[str, float]:
         reference_logps = compute_reference_logps(reference, examples)
     cached = time.perf_counter()
     for parts in batches(examples, reference_logps, SETTINGS.batch_size, SETTINGS.seed):
-        accumulate(policy, parts, precision, SETTINGS.beta)
+        accumulate(policy, parts, precision, beta=SETTINGS.beta)
         update(policy, parts, optimizers, schedulers, SETTINGS.max_grad_norm)
     ended = time.perf_counter()
     return {"first epoch": ended - started, "reference known": ended - cached}

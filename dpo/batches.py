@@ -64,12 +64,22 @@ class PairBatch:
         return len(self.reference_chosen_logps)
 
 
-def encode_pairs(tokenizer: Tokenizer, pairs: list[Pair]) -> list[Example]:
-    """Texts to ids; ValueError for a character that the tokenizer does not know."""
-    return [
+def encode_pairs(tokenizer: Tokenizer, pairs: list[Pair], loss_type: str = "sigmoid") -> list[Example]:
+    """Texts to ids; ValueError for a character that the tokenizer does not know.
+
+    The loss `assignment` scores all of a text but its first character and the newline: there, that is the answer.
+    """
+    examples = [
         Example(encode_row(tokenizer, p.prompt, p.chosen), encode_row(tokenizer, p.prompt, p.rejected), p.line)
         for p in pairs
     ]
+    if loss_type != "assignment":
+        return examples
+    return [Example(_scored_whole(e.chosen), _scored_whole(e.rejected), e.line) for e in examples]
+
+
+def _scored_whole(row: Row) -> Row:
+    return Row(row.prompt[:1], row.prompt[1:] + row.completion[:-1])
 
 
 def shared_length(example: Example) -> int:
@@ -132,14 +142,16 @@ def batches(
     start: int = 0,
     device: str | torch.device = "cpu",
     micro_batch: int = MICRO_BATCH,
+    share: tuple[int, int] = (0, 1),
 ) -> Iterator[list[PairBatch]]:
     """The batches of all epochs from step `start` on, each as parts of like length for one pass each.
 
-    `reference_logps` (N, 2) holds chosen and rejected of each example; a part has at most `micro_batch` pairs.
+    `reference_logps` (N, 2) holds chosen and rejected of each example; a part has at most `micro_batch` pairs. With
+    `share` (r, n), those that fall to process r of n: together they are the batch, and alike in their lengths.
     """
     order = [batch for epoch in range(epochs) for batch in batch_order(len(examples), batch_size, seed, epoch)]
     for indices in order[start:]:
-        indices.sort(key=lambda i: packed_length(examples[i]))
+        indices = sorted(indices, key=lambda i: packed_length(examples[i]))[share[0] :: share[1]]
         parts = (indices[first : first + micro_batch] for first in range(0, len(indices), micro_batch))
         yield [make_batch([examples[i] for i in part], reference_logps[part], device) for part in parts]
 
@@ -173,10 +185,15 @@ def pair_logps(model: GPT, pairs: PackedPairs) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def compute_reference_logps(
-    reference: GPT, examples: list[Example], batch_size: int = MICRO_BATCH, progress: str = ""
+    reference: GPT,
+    examples: list[Example],
+    batch_size: int = MICRO_BATCH,
+    progress: str = "",
+    share: tuple[int, int] = (0, 1),
 ) -> Tensor:
     """log pi_ref of every chosen and rejected answer, (N, 2): once, since the reference never changes.
 
+    With `share` (r, n), of those that fall to process r of n, and 0 elsewhere: the sum over processes is complete.
     ValueError for ids that the model does not have, before any of them reaches a device: on CUDA they end the process.
     """
     device = reference.lm_head.weight.device
@@ -186,8 +203,8 @@ def compute_reference_logps(
             f"id {largest} is not among the model's {reference.config.vocab_size} characters; "
             "use the vocabulary that belongs to it"
         )
-    order = sorted(range(len(examples)), key=lambda i: packed_length(examples[i]))
-    logps = torch.empty(len(examples), 2)
+    order = sorted(range(len(examples)), key=lambda i: packed_length(examples[i]))[share[0] :: share[1]]
+    logps = torch.zeros(len(examples), 2)
     with Bar(len(order), progress, "pair") as bar:
         for start in range(0, len(order), batch_size):
             part = order[start : start + batch_size]

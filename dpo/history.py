@@ -37,6 +37,16 @@ class History:
             raise ValueError("the history in the saved state is not readable; start afresh without resume")
         self.steps, self.looks = tables
 
+    def after(self, step: int) -> dict[str, float]:
+        """All that was recorded after so many steps: the metrics of the last one, and the look, if there was one."""
+        values = {"step": step}
+        if step:
+            values |= {name: column[step - 1] for name, column in self.steps.items()}
+        if step in self.looks.get("step", []):
+            at = self.looks["step"].index(step)
+            values |= {name: column[at] for name, column in self.looks.items()}
+        return values
+
     def __getitem__(self, name: str) -> list[float]:
         return self.steps[name]
 

@@ -1,10 +1,11 @@
-"""Direct Preference Optimization: sequence log-probabilities and the loss. Imports torch and nothing else."""
+"""Direct Preference Optimization: log-probabilities of answers, the loss and its relatives. Imports torch only."""
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-LOSS_TYPES = ("sigmoid", "hinge", "ipo")
+LOSS_TYPES = ("sigmoid", "ipo", "hinge", "cdpo", "robust", "dpop", "length_norm", "simpo", "assignment")
+PER_CHARACTER = ("length_norm", "simpo", "assignment")  # of the losses: those that need the answers' lengths
 
 
 def sequence_logps(logits: Tensor, targets: Tensor, completion_mask: Tensor) -> Tensor:
@@ -24,22 +25,49 @@ def dpo_loss(
     reference_rejected_logps: Tensor,
     beta: float,
     loss_type: str = "sigmoid",
+    chosen_lengths: Tensor | None = None,
+    rejected_lengths: Tensor | None = None,
+    label_smoothing: float = 0.1,
+    dpop_lambda: float = 50.0,
+    simpo_gamma: float = 1.0,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Per pair: loss and the two implicit rewards, each of shape (B,); the caller takes the mean.
 
-    `sigmoid` is Eq. 7 of Rafailov et al. 2023 (arXiv 2305.18290), `hinge` the loss of SLiC (Zhao et al. 2023,
-    arXiv 2305.10425) on the same margin, `ipo` Eq. 17 of Azar et al. 2023 (arXiv 2310.12036). `beta` multiplies:
-    the larger, the closer the policy stays to the reference. The rewards carry no gradient.
+    `beta` multiplies (but for `assignment`): the larger, the closer the policy stays to the reference. The lengths (B,)
+    count scored characters. The rewards, beta times each log-ratio, are the same for every loss and carry no gradient.
     """
+    if loss_type in PER_CHARACTER and (chosen_lengths is None or rejected_lengths is None):
+        raise ValueError(f"the loss {loss_type} is per character: give chosen_lengths and rejected_lengths")
     chosen_logratios = policy_chosen_logps - reference_chosen_logps
     rejected_logratios = policy_rejected_logps - reference_rejected_logps
     logits = chosen_logratios - rejected_logratios
-    if loss_type == "sigmoid":
-        losses = -F.logsigmoid(beta * logits)
-    elif loss_type == "hinge":
-        losses = torch.relu(1 - beta * logits)
-    elif loss_type == "ipo":
-        losses = (logits - 1 / (2 * beta)) ** 2
-    else:
-        raise ValueError(f"loss_type is {loss_type!r}; it must be one of {', '.join(LOSS_TYPES)}")
+    match loss_type:
+        case "sigmoid":  # DPO: Rafailov et al. 2023 (arXiv 2305.18290), Eq. 7
+            losses = -F.logsigmoid(beta * logits)
+        case "ipo":  # a target for the margin: Azar et al. 2023 (arXiv 2310.12036), Eq. 17, tau is beta
+            losses = (logits - 1 / (2 * beta)) ** 2
+        case "hinge":  # SLiC on DPO's margin: Zhao et al. 2023 (arXiv 2305.10425), RSO: Liu et al. 2023 (2309.06657)
+            losses = torch.relu(1 - beta * logits)
+        case "cdpo":  # a share of the pairs is the wrong way round: conservative DPO, Mitchell 2023
+            losses = -(1 - label_smoothing) * F.logsigmoid(beta * logits) - label_smoothing * F.logsigmoid(
+                -beta * logits
+            )
+        case "robust":  # the same without bias: Chowdhury et al. 2024 (arXiv 2403.00409)
+            right, wrong = -F.logsigmoid(beta * logits), -F.logsigmoid(-beta * logits)
+            losses = ((1 - label_smoothing) * right - label_smoothing * wrong) / (1 - 2 * label_smoothing)
+        case "dpop":  # the chosen answer must not fall: Pal et al. 2024 (arXiv 2402.13228)
+            losses = -F.logsigmoid(beta * (logits - dpop_lambda * torch.relu(-chosen_logratios)))
+        case "length_norm":  # per character: Lambert et al. 2024 (arXiv 2411.15124)
+            per_character = chosen_logratios / chosen_lengths - rejected_logratios / rejected_lengths
+            losses = -F.logsigmoid(beta * per_character)
+        case "simpo":  # per character, no reference, a target margin: Meng et al. 2024 (arXiv 2405.14734), Eq. 6
+            per_character = policy_chosen_logps / chosen_lengths - policy_rejected_logps / rejected_lengths
+            losses = -F.logsigmoid(beta * per_character - simpo_gamma)
+        case (
+            "assignment"
+        ):  # the course's hint, not DPO: no reference, beta divides, prompts are scored (`encode_pairs`)
+            chosen, rejected = policy_chosen_logps / chosen_lengths, policy_rejected_logps / rejected_lengths
+            losses = -F.logsigmoid((chosen - rejected) / beta) - 0.1 * chosen
+        case _:
+            raise ValueError(f"loss_type is {loss_type!r}; it must be one of {', '.join(LOSS_TYPES)}")
     return losses, beta * chosen_logratios.detach(), beta * rejected_logratios.detach()

@@ -1,7 +1,9 @@
-"""Progress bars with the time left, on standard output."""
+"""Progress bars with the time left, on standard output; and how to keep that quiet."""
 
+import os
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout, suppress
 
 from tqdm import tqdm
 
@@ -30,3 +32,13 @@ class Bar(tqdm):
     def close(self) -> None:
         with suppress(Exception):
             super().close()
+
+
+@contextmanager
+def hushed(quiet: bool = True) -> Iterator[None]:
+    """Inside the block nothing is printed on standard output, if `quiet`."""
+    if not quiet:
+        yield
+        return
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
+        yield

@@ -90,6 +90,7 @@ class TrainingState:
     progress: Progress
     made_from: dict[str, str | int | float | bool]
     circumstances: dict[str, str | int]
+    writes: bool = True  # of several processes one writes
     in_doubt: bool = False  # an interrupt or an error may have left a step half done in memory
 
     @property
@@ -99,6 +100,8 @@ class TrainingState:
 
     def save(self) -> None:
         """Write the state; the one before it stays beside it. SaveError leaves both as they were."""
+        if not self.writes:
+            return
         data = checkpoint_bytes(
             self.model,
             optimizers=[optimizer.state_dict() for optimizer in self.optimizers],
@@ -171,8 +174,9 @@ class TrainingState:
         if resume and self.restore():
             print(f"going on after step {self.step} ({self.path})")
             return
-        count = sum(parameter.numel() for parameter in self.model.parameters())
-        check_folder(self.path.parent, KEPT * BYTES_PER_PARAMETER * count)
+        if self.writes:
+            count = sum(parameter.numel() for parameter in self.model.parameters())
+            check_folder(self.path.parent, KEPT * BYTES_PER_PARAMETER * count)
         self.save()
 
     def _check_made_from(self, stored: dict) -> None:

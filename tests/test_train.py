@@ -68,7 +68,7 @@ def test_who_moves(prepared, base_file):
     logps = compute_reference_logps(reference, examples)
     optimizers = make_optimizers(policy, "adamw", 1e-3)
     [[batch]] = batches(examples, logps, 8, seed=1)
-    accumulate(policy, [batch], "float32", 0.1)
+    accumulate(policy, [batch], "float32", beta=0.1)
     metrics = update(policy, [batch], optimizers, make_schedulers(optimizers, 40), 1.0)
     assert metrics["grad_norm"] > 0 and metrics["lr"] == pytest.approx(1e-4)  # first of ten warm-up steps
     for name, tensor in policy.state_dict().items():
@@ -185,11 +185,11 @@ def test_parts_add_up_to_their_batch(prepared):
     policy, examples, logps = prepared
     logps = logps + torch.linspace(-3, 3, 16).view(8, 2)  # as if the policy had moved, every pair differently
     whole = make_batch(examples, logps)
-    settings = (0.1, 0.5, "sigmoid", 2.0)
+    settings = {"beta": 0.1, "nll_coef": 0.5, "digit_weight": 2.0}
     results = []
     in_two = [make_batch(examples[part], logps[part]) for part in (slice(0, 5), slice(5, 8))]
     for parts in ([whole], in_two):
-        metrics = accumulate(policy, parts, "float32", *settings)
+        metrics = accumulate(policy, parts, "float32", **settings)
         results.append((metrics, [parameter.grad.clone() for parameter in policy.parameters()]))
         policy.zero_grad()
     (metrics, gradients), (others, other_gradients) = results
@@ -208,7 +208,7 @@ def test_nan_stops_before_anything_moves(prepared, broken):
     with pytest.raises(
         FloatingPointError, match=f"the {broken} is (nan|inf) for the pairs of lines [0-9, ]+; nothing was changed"
     ):
-        accumulate(policy, parts, "float32", 0.1)
+        accumulate(policy, parts, "float32", beta=0.1)
         policy.lm_head.weight.grad[0, 0] = float("inf")
         update(policy, parts, optimizers, make_schedulers(optimizers, 4), 1.0)
     assert all(torch.equal(tensor, before[name]) for name, tensor in policy.state_dict().items())
