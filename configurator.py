@@ -1,6 +1,7 @@
 """Settings from the command line, over a flat dataclass: `python -m dpo.train settings.py --beta=0.2 --epochs=3`.
 
 A settings file holds `name = value` lines with literal values; nothing in it is executed. Later words win.
+Where the dataclass has a tuple, words without `--` go into it instead. A field `from_` is written `--from`.
 Nothing is read from the process by itself, so importing this file in a notebook is safe.
 """
 
@@ -37,40 +38,55 @@ def configure(default, arguments: list[str]):
 
 def override(default, arguments: list[str]):
     """A copy of the dataclass `default` with `--key=value`, bare `--flag` and settings files applied in order."""
-    values = {}
+    values, words = {}, tuple(word for word in arguments if not word.startswith("--"))
+    listed = next((field.name for field in fields(default) if isinstance(getattr(default, field.name), tuple)), None)
+    if listed and words:
+        values[listed] = words
     for word in arguments:
-        if not word.startswith("--"):
-            values |= _read_file(default, Path(word))
+        if word in words:
+            values |= {} if listed else _read_file(default, Path(word))
             continue
-        key, equals, text = word[2:].partition("=")
-        _check_key(default, key)
+        written, equals, text = word[2:].partition("=")
+        key = _key(default, written)
         if equals:
             values[key] = _value(default, key, text)
         elif isinstance(getattr(default, key), bool):
             values[key] = True
         else:
-            raise SettingError(f"--{key} needs a value: --{key}={getattr(default, key)}")
+            raise SettingError(f"--{written} needs a value: --{written}={getattr(default, key)}")
     return replace(default, **values)
 
 
 def help_text(default) -> str:
     """Every key with its default and the comment that stands behind it in the source."""
     cls = type(default)
-    comments = dict(re.findall(r"^ +(\w+): .*?# (.*)$", inspect.getsource(cls), re.MULTILINE))
-    lines = [
-        f"  --{f'{field.name}={getattr(default, field.name)}':32} {comments.get(field.name, '')}"
-        for field in fields(cls)
-    ]
-    return "\n".join([(inspect.getdoc(cls) or "").strip(), "", "settings (with their defaults):", *lines])
+    source = "".join(inspect.getsource(parent) for parent in reversed(cls.__mro__[:-1]))
+    comments = dict(re.findall(r"^ +(\w+): .*?# (.*)$", source, re.MULTILINE))
+    words, settings = [], []
+    for field in fields(cls):
+        value = getattr(default, field.name)
+        if isinstance(value, tuple):
+            words.append(f"  {field.name.upper() + ' ...':34} {comments[field.name]}; default: {' '.join(value)}")
+        else:
+            settings.append(f"  --{f'{_written(field.name)}={value}':32} {comments[field.name]}")
+    parts = [(inspect.getdoc(cls) or "").strip(), "", *words, "settings (with their defaults):", *settings]
+    return "\n".join(parts)
 
 
-def _check_key(default, key: str) -> None:
-    known = [field.name for field in fields(default)]
-    if key not in known:
-        near = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
-        raise SettingError(
-            f"unknown setting {key!r}; " + (f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}")
-        )
+def _written(name: str) -> str:
+    """How the field is written on the command line: without the underscore that keeps it from being a Python word."""
+    return name.removesuffix("_")
+
+
+def _key(default, written: str) -> str:
+    """The field that is meant; a tuple's cannot be given by name."""
+    names = [field.name for field in fields(default) if not isinstance(getattr(default, field.name), tuple)]
+    known = {_written(name): name for name in names}
+    if written not in known:
+        near = difflib.get_close_matches(written, known, n=1, cutoff=0.4)
+        hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
+        raise SettingError(f"unknown setting {written!r}; {hint}")
+    return known[written]
 
 
 def _value(default, key: str, text: str):
@@ -118,7 +134,7 @@ def _read_file(default, path: Path) -> dict:
             raise SettingError(f"{path} line {line.lineno}: not a `name = value` line")
         key = line.targets[0].id
         try:
-            _check_key(default, key)
+            key = _key(default, key)
             values[key] = _checked(default, key, ast.literal_eval(line.value))
         except SettingError as error:
             raise SettingError(f"{path} line {line.lineno}: {error}") from None

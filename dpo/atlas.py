@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from configurator import configure
 from dpo.arithmetic import FORMS, Question, domain, parse_answer
 from dpo.evaluate import Reply, answer_questions, evaluate, judge, percent, rate, table, wilson, write_json
-from dpo.plots import atlas_figure
+from dpo.plots import atlas_figure, save_figure
 from dpo.provenance import ROOT, code_hash, weights_hash
 from sft.checkpoint import load_model
 from sft.device import best_device
@@ -170,9 +170,7 @@ def main(config: Config) -> None:
     }
     results = {name: evaluate(members) for name, members in replies.items()}
     print(f"{table(results)}\n\nAfter:\n{mistakes_in_words(replies['after'])}")
-    Path(config.out).parent.mkdir(parents=True, exist_ok=True)
-    draw(replies).savefig(config.out, dpi=110)
-    print(f"wrote {config.out}")
+    save_figure(draw(replies), config.out)
     if config.json:
         write_json(config.json, results)
 

@@ -1,6 +1,7 @@
-"""What changed from one model to another: `python -m dpo.compare` compares the last two training runs.
+"""Runs beside each other: `python -m dpo.compare RUN RUN ...`; without names, the last two in dpo/.
 
-Which questions turned right and which wrong, which pairs and settings differ, and what became of the small talk.
+A table of all of them and, with --figure=FILE, a picture. Of two runs also in words: which questions turned right and
+which wrong, which pairs and settings differ.
 """
 
 import sys
@@ -12,7 +13,10 @@ from torch import Tensor
 
 from configurator import configure
 from dpo.arithmetic import parse_question
-from dpo.evaluate import Reply, answer_questions, percent, rate, sample_domain
+from dpo.evaluate import Reply, answer_questions, evaluate, in_words, markdown, percent, rate, sample_domain, write_json
+from dpo.history import History
+from dpo.plots import runs_figure, save_figure
+from dpo.train import ELSEWHERE
 from model import GPT
 from sft.answers import answer_prompts
 from sft.checkpoint import is_plain, load_checkpoint, load_model, unpack
@@ -26,10 +30,11 @@ MOST_EDITED = 200  # questions of changed pairs that are asked at most
 
 @dataclass
 class Config:
-    """python -m dpo.compare: two runs of `dpo.train` or of the notebook, beside each other."""
+    """python -m dpo.compare RUN RUN ...: runs of `dpo.train` or of the notebook, beside each other."""
 
-    before: str = "dpo/dpo.previous.pt"  # the earlier run
-    after: str = "dpo/dpo.pt"  # the later run
+    runs: tuple[str, ...] = ("dpo/dpo.previous.pt", "dpo/dpo.pt")  # checkpoints or folders of runs, the earliest first
+    figure: str = ""  # also draw the runs into this file
+    json: str = ""  # also write all figures to this file
     n: int = 100  # questions per group
     seed: int = 1  # of the sample of questions
     device: str = "auto"  # auto, cpu, cuda or mps
@@ -41,10 +46,11 @@ class Run:
 
     settings: dict
     pairs: list[tuple[str, str, str]]  # prompt, chosen, rejected
+    history: History
 
 
 def read_run(path: str | Path) -> Run:
-    """Settings and pairs of a run; ValueError if there is none, or the checkpoint is not of a training run."""
+    """Settings, pairs and history of a run; ValueError if there is none, or the checkpoint is of no training run."""
     if not Path(path).exists():
         raise ValueError(f"{path}: no such run; every training but a repeated one keeps the run before it")
     extras = load_checkpoint(path).extras
@@ -53,7 +59,9 @@ def read_run(path: str | Path) -> Run:
     pairs = unpack(extras["pairs"])
     if not isinstance(pairs, list) or not all(map(_is_pair, pairs)):
         raise ValueError(f"{path} has pairs that are no texts; train again to compare it")
-    return Run(extras["config"], [tuple(pair) for pair in pairs])
+    history = History()
+    history.load_state_dict(unpack(extras.get("history")))
+    return Run(extras["config"], [tuple(pair) for pair in pairs], history)
 
 
 def _is_pair(row: object) -> bool:
@@ -111,28 +119,75 @@ def describe_answers(before: list[Reply], after: list[Reply]) -> str:
     return "\n".join(lines)
 
 
-def compare_runs(config: Config) -> str:
-    """The last two runs in words: settings, pairs, and the answers to a sample and to the edited questions."""
-    runs = [read_run(path) for path in (config.before, config.after)]
-    old, new = (run.settings for run in runs)
-    shared = [key for key in new if key in old and key != "resume"]
-    settings = [f"{key} {old[key]} -> {new[key]}" for key in shared if new[key] != old[key]]
-    edited = [row[0] for rows in pairs_difference(runs[0].pairs, runs[1].pairs) for row in rows]
-    questions = sample_domain(config.n, config.seed)
+def changed_settings(runs: list[Run]) -> dict[str, list]:
+    """Every setting that a result depends on and that is not the same in all runs, with its value in each."""
+    names = {name: None for run in runs for name in run.settings if name not in (*ELSEWHERE, "eval_every")}
+    values = {name: [run.settings.get(name, "-") for run in runs] for name in names}
+    return {name: column for name, column in values.items() if len(set(column)) > 1}
+
+
+def named(paths: tuple[str, ...]) -> dict[str, Path]:
+    """The runs' checkpoints by names as short as can be: those of their folders, unless these are the same."""
+    files = [Path(path) / "dpo.pt" if Path(path).is_dir() else Path(path) for path in paths]
+    if len(files) < 2 or len(set(files)) < len(files):
+        raise ValueError("name two or more different runs: checkpoints, or folders with a dpo.pt")
+    folders = [file.parent.name for file in files]
+    return dict(zip(folders if len(set(folders)) == len(files) else map(str, files), files, strict=True))
+
+
+def right_and_kept(model: GPT, tokenizer: Tokenizer, questions: list, progress: str = "") -> tuple[list[Reply], dict]:
+    """Replies to the questions, and the share of everyday questions that get the corpus's own answer."""
+    lines = everyday_lines()
+    replies = answer_questions(model, tokenizer, questions, progress)
+    talk = answer_prompts(model, tokenizer, [prompt for prompt, _ in lines], guesses=[answer for _, answer in lines])
+    return replies, rate(sum(said == answer for said, (_, answer) in zip(talk, lines, strict=True)), len(lines))
+
+
+def compare(files: dict[str, Path], n: int, seed: int, device: str = "auto") -> tuple[dict[str, dict], str]:
+    """The figures of every run by its name, and the comparison in words."""
+    runs = {name: read_run(file) for name, file in files.items()}
+    first, *_, last = runs.values()
+    edited = [row[0] for rows in pairs_difference(first.pairs, last.pairs) for row in rows] if len(runs) == 2 else []
+    questions = sample_domain(n, seed)
+    sampled = len(questions)
     questions += [q for prompt in dict.fromkeys(edited) if (q := parse_question(prompt))][:MOST_EDITED]
     questions = list(dict.fromkeys(questions))
-    tokenizer, device = load_tokenizer(), best_device(config.device)
-    replies = [
-        answer_questions(load_model(path, device, len(tokenizer)), tokenizer, questions)
-        for path in (config.before, config.after)
-    ]
-    return "\n\n".join(
-        [
-            f"Settings that differ: {', '.join(settings) or 'none'}.",
-            describe_pairs(runs[0].pairs, runs[1].pairs),
-            describe_answers(*replies),
-        ]
-    )
+    tokenizer, results, replies = load_tokenizer(), {}, {}
+    for name, run in runs.items():
+        model = load_model(files[name], best_device(device), len(tokenizer))
+        replies[name], kept = right_and_kept(model, tokenizer, questions, progress=f"asking {name}")
+        results[name] = {
+            "settings": run.settings, "history": run.history.state_dict(), "everyday": kept,
+            **evaluate(replies[name][:sampled]),
+        }  # fmt: skip
+    text = runs_table(results, changed_settings(list(runs.values())))
+    if len(runs) == 2:
+        text = "\n\n".join([text, describe_pairs(first.pairs, last.pairs), describe_answers(*replies.values())])
+    return results, text
+
+
+def runs_table(results: dict[str, dict], changed: dict[str, list]) -> str:
+    """A row per run: what was set otherwise, and what came of it."""
+    groups = [group for group in next(iter(results.values()))["groups"] if group.startswith("held_out")]
+    head = ["run", *changed, "pairs ranked right", *map(in_words, groups), "KL to the base, nats", "small talk kept"]
+    rows = [head]
+    for (name, result), *values in zip(results.items(), *changed.values(), strict=True):
+        steps, looks = result["history"]["steps"], result["history"]["looks"]
+        ranked = f"{steps['rewards/accuracies'][-1]:.0%}" if steps else "-"
+        kl = f"{looks['kl'][-1]:.2f}" if looks else "-"
+        right = [percent(result["groups"][group]["right"]) for group in groups]
+        rows.append(
+            [
+                name,
+                *(f"{v:g}" if isinstance(v, float) else str(v) for v in values),
+                ranked,
+                *right,
+                kl,
+                percent(result["everyday"]),
+            ]
+        )
+    asked = ", ".join(f"n = {next(iter(results.values()))['groups'][group]['n']:,}" for group in groups)
+    return f"{markdown(rows)}\n\nRight: number and reason, greedy, 95 % intervals; {asked}."
 
 
 def describe_small_talk(before: GPT, after: GPT, tokenizer: Tokenizer) -> str:
@@ -155,8 +210,17 @@ def describe_small_talk(before: GPT, after: GPT, tokenizer: Tokenizer) -> str:
     )
 
 
+def main(config: Config) -> None:
+    results, text = compare(named(config.runs), config.n, config.seed, config.device)
+    print(text)
+    if config.figure:
+        save_figure(runs_figure(results), config.figure)
+    if config.json:
+        write_json(config.json, results)
+
+
 if __name__ == "__main__":
     try:
-        print(compare_runs(configure(Config(), sys.argv[1:])))
+        main(configure(Config(), sys.argv[1:]))
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")

@@ -4,11 +4,14 @@
 
 The positive of each question is the right answer. Its negative is what the base itself says when sampled, unless that
 happens to be right; or a plain refusal, or a near miss. No pair asks for a held-out fact.
+
+With `--from=dpo/dpo.pt --out=runs/own.json` both answers are that model's own (on-policy): of several drawn to a
+question a right one is preferred to a wrong one. A question that it always gets right, or always wrong, gives no pair.
 """
 
-import json
 import random
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -16,11 +19,13 @@ import torch
 
 from configurator import configure
 from dpo.arithmetic import FORMS, RANGES, REFUSAL, Question, domain, families_in, grade, is_held_out, parse_question
+from dpo.evaluate import judge
+from dpo.pairs import Pair, write_pairs
 from sft.answers import answer_prompts
+from sft.bar import hushed
 from sft.checkpoint import load_model
 from sft.corpus import wrong_value
 from sft.device import best_device
-from sft.files import write_atomically
 from sft.tokenizer import load_tokenizer
 
 NEGATIVES = ("base", "refusal", "near_miss")
@@ -31,12 +36,16 @@ TRIES = 4  # samples of the base per question before the refusal is taken
 class Config:
     """python -m dpo.make_pairs: generate preference pairs."""
 
-    n: int = 3072  # how many pairs
+    n: int = 3072  # how many pairs; with --from, to how many questions
     seed: int = 1  # of questions and negatives
     negatives: str = "base"  # base: sampled from the base model; refusal; near_miss: a wrong number
     ranges: str = "standard"  # which questions, by comma: standard, products, negatives, sums
     base: str = "sft/gpt.pt"  # the model whose answers are the negatives
+    from_: str = ""  # a model whose own right and wrong answers are the pairs
+    samples: int = 8  # answers drawn to each question, with --from
+    temperature: float = 1.0  # at which they are drawn
     out: str = "dpo/pos_neg_pairs.json"  # file to write
+    quiet: bool = False  # print nothing but errors
     device: str = "auto"  # auto, cpu, cuda or mps
 
 
@@ -67,13 +76,42 @@ def sampled_negatives(questions: list[Question], config: Config) -> list[str]:
             model, tokenizer, texts, 1.0, generator=generator, progress=f"sampling the base, try {attempt}"
         )
         for i, answer in zip(missing, answers, strict=True):
-            held_out = any(map(is_held_out, families_in(answer)))
-            if answer.strip() and not held_out and not grade(questions[i], answer).answer:
+            if answer.strip() and not _spells_held_out(answer) and not grade(questions[i], answer).answer:
                 negatives[i] = answer
     return [negative or REFUSAL for negative in negatives]
 
 
-def make_pairs(config: Config) -> list[dict[str, str]]:
+def _spells_held_out(answer: str) -> bool:
+    return any(map(is_held_out, families_in(answer)))
+
+
+def own_answers(questions: list[Question], config: Config) -> list[tuple[Question, str, str]]:
+    """Of the questions to which the model `from_` gave a right and a wrong answer: the most frequent one of each kind.
+
+    ValueError if there is no such question.
+    """
+    tokenizer, device = load_tokenizer(), best_device(config.device)
+    model = load_model(config.from_, device, len(tokenizer))
+    texts = [question.text for question in questions for _ in range(config.samples)]
+    generator = torch.Generator().manual_seed(config.seed)
+    drawn = answer_prompts(model, tokenizer, texts, config.temperature, generator=generator, progress="sampling")
+    found, right_ones = [], 0
+    for i, question in enumerate(questions):
+        answers = Counter(answer for answer in drawn[i * config.samples : (i + 1) * config.samples])
+        right = [answer for answer, _ in answers.most_common() if judge(question, answer).outcome == "right"]
+        wrong = [answer for answer, _ in answers.most_common() if answer.strip() and answer not in right]
+        wrong = [answer for answer in wrong if not _spells_held_out(answer)]
+        right_ones += sum(answers[answer] for answer in right)
+        if right and wrong:
+            found.append((question, right[0], wrong[0]))
+    share = f"{right_ones / len(drawn):.1%} of {len(drawn):,} drawn answers are right"
+    if not found:
+        raise ValueError(f"{share}, and no question has a right and a wrong one: ask more (--n), or wider --ranges")
+    print(f"{share}; {len(found):,} of {len(questions):,} questions have a right and a wrong one")
+    return found
+
+
+def make_pairs(config: Config) -> list[Pair]:
     if config.negatives not in NEGATIVES:
         raise ValueError(f"negatives is {config.negatives!r}; it must be one of {', '.join(NEGATIVES)}")
     ranges = config.ranges.split(",")
@@ -81,27 +119,38 @@ def make_pairs(config: Config) -> list[dict[str, str]]:
         raise ValueError(f"ranges names {min(unknown)!r}; known are {', '.join(RANGES)}")
     if config.n < 1:
         raise ValueError(f"n is {config.n}; at least one pair is needed")
+    if config.from_ and (config.samples < 2 or config.temperature <= 0):
+        raise ValueError("samples must be at least 2 and temperature above 0: one question needs different answers")
     rng = random.Random(config.seed)
     questions = draw_questions(config.n, ranges, rng)
-    if config.negatives == "base":
-        negatives = sampled_negatives(questions, config)
-    elif config.negatives == "refusal":
-        negatives = [REFUSAL] * len(questions)
+    if config.from_:
+        questions = list(dict.fromkeys(questions))
+        rows = own_answers(questions, config)
     else:
-        negatives = [q.answer_text(wrong_value(rng, q.answer)) for q in questions]
-    pairs = []
-    for question, negative in zip(questions, negatives, strict=True):
+        rows = list(
+            zip(questions, (q.right_answer for q in questions), _negatives(questions, config, rng), strict=True)
+        )
+    for question, right, _ in rows:
         asked = parse_question(question.text)  # judged from the text that is written, not from what it was made of
-        assert asked is not None and grade(asked, question.right_answer).correct and not asked.held_out, question
-        pairs.append({"negative": question.text + negative, "positive": question.text + question.right_answer})
-    return pairs
+        assert asked is not None and grade(asked, right).correct and not asked.held_out, question
+    return [Pair(question.text, right, wrong, line) for line, (question, right, wrong) in enumerate(rows, start=2)]
+
+
+def _negatives(questions: list[Question], config: Config, rng: random.Random) -> list[str]:
+    if config.negatives == "base":
+        return sampled_negatives(questions, config)
+    if config.negatives == "refusal":
+        return [REFUSAL] * len(questions)
+    return [q.answer_text(wrong_value(rng, q.answer)) for q in questions]
 
 
 def main(config: Config) -> None:
-    pairs = make_pairs(config)
-    lines = ",\n".join(json.dumps(pair, ensure_ascii=False) for pair in pairs)
-    write_atomically(config.out, f"[\n{lines}\n]\n".encode())
-    print(f"wrote {len(pairs)} pairs to {config.out}")
+    if config.from_ and config.out == Config().out:
+        raise ValueError(f"this would replace the shipped {config.out}; name another file: --out=runs/own.json")
+    with hushed(config.quiet):
+        pairs = make_pairs(config)
+        write_pairs(config.out, pairs)
+        print(f"wrote {len(pairs):,} pairs to {config.out}")
 
 
 if __name__ == "__main__":
@@ -109,3 +158,5 @@ if __name__ == "__main__":
         main(configure(Config(), sys.argv[1:]))
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)  # as the shell reports a program that was interrupted

@@ -1,26 +1,40 @@
 """Reads and checks a file of preference pairs: every problem at once, each with its line and its remedy.
 
 A JSON list, or one JSON object a line, with `positive` and `negative` (prompt and answer in one text, as in the
-assignment) or `prompt`, `chosen` and `rejected`.
+assignment) or with `prompt`, `chosen` and `rejected` (as in Hugging Face's preference datasets).
+`python -m dpo.pairs FILE` checks a file, with --convert=FILE it writes the pairs in the other format.
 """
 
 import difflib
 import json
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from configurator import configure
 from dpo.arithmetic import grade, parse_answer, parse_question
-from sft.files import open_plain
-from sft.tokenizer import LOOK_ALIKES, Tokenizer, describe, remedy
+from sft.files import open_plain, write_atomically
+from sft.tokenizer import LOOK_ALIKES, Tokenizer, describe, load_tokenizer, remedy
 
 KEYS = ({"positive", "negative"}, {"prompt", "chosen", "rejected"})
+FORMATS = ("hf", "assignment")
 SHOWN_PROBLEMS = 20
 NEAR = 200  # characters around a mistake that are looked at
 MOST_PROBLEMS = 1000
 MOST_SYNTAX_ERRORS = 100  # after so many the rest of the file is not read: it is something else than pairs
 LARGEST_FILE = 256 * 2**20  # bytes
+
+
+@dataclass
+class Config:
+    """python -m dpo.pairs FILE ...: check files of pairs; exit code 1 if one cannot be trained on."""
+
+    files: tuple[str, ...] = ("dpo/pos_neg_pairs.json",)  # files to check
+    convert: str = ""  # also write the pairs to this file: .jsonl gives one object a line, anything else a list
+    format: str = "hf"  # of that file: hf (prompt, chosen, rejected) or assignment (negative, positive)
+    max_length: int = 256  # longest prompt and answer, in characters
 
 
 class PairsError(ValueError):
@@ -296,3 +310,54 @@ def _oddities(pairs: list[Pair]) -> list[str]:
         f"{len(places)} pairs {kind}: line {', '.join(places[:5])}{' ...' if len(places) > 5 else ''}"
         for kind, places in kinds.items()
     ]
+
+
+def write_pairs(path: str | Path, pairs: list[Pair], format: str = "assignment") -> None:
+    """Write the pairs so that `load_pairs` reads the same again: a list, one pair a line; without the list in .jsonl.
+
+    PairsError for a prompt that the assignment's format cannot hold, since it ends where the first question mark is.
+    """
+    rows = []
+    for pair in pairs:
+        if format == "hf":
+            rows.append({"prompt": pair.prompt, "chosen": pair.chosen, "rejected": pair.rejected})
+            continue
+        if _split(pair.prompt) != (pair.prompt, "") or not pair.prompt.endswith("?"):
+            raise PairsError(
+                f"line {pair.line}: {_shown(pair.prompt)} does not end with its only question mark; use hf"
+            )
+        rows.append({"negative": pair.prompt + pair.rejected, "positive": pair.prompt + pair.chosen})
+    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+    text = "\n".join(lines) if Path(path).suffix == ".jsonl" else "[\n" + ",\n".join(lines) + "\n]"
+    write_atomically(path, f"{text}\n".encode())
+
+
+def main(config: Config) -> None:
+    """Check all files; PairsError with what is to mend in any of them."""
+    if config.format not in FORMATS:
+        raise ValueError(f"format is {config.format!r}; it must be one of {', '.join(FORMATS)}")
+    if config.convert and len(config.files) > 1:
+        raise ValueError("--convert takes the pairs of one file; name one")
+    tokenizer, wrong = load_tokenizer(), []
+    for path in config.files:
+        try:
+            file = load_pairs(path, tokenizer, config.max_length)
+        except PairsError as error:
+            wrong.append(str(error))
+            continue
+        questions = [parse_question(pair.prompt) for pair in file.pairs]
+        forms = len({question.form for question in questions if question})
+        print(f"{path}: {len(file.pairs):,} pairs, {sum(map(bool, questions)):,} of them arithmetic, in {forms} forms")
+        print("".join(f"warning: {warning}\n" for warning in file.warnings), end="")
+        if config.convert:
+            write_pairs(config.convert, file.pairs, config.format)
+            print(f"wrote {len(file.pairs):,} pairs to {config.convert}")
+    if wrong:
+        raise PairsError("\n".join(wrong))
+
+
+if __name__ == "__main__":
+    try:
+        main(configure(Config(), sys.argv[1:]))
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")

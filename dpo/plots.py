@@ -1,11 +1,13 @@
 """Every figure: matplotlib only, drawn on what a run recorded or a model answered."""
 
 import time
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.colors import Normalize, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
 from dpo.characters import Character, first_difference
@@ -183,6 +185,97 @@ def pass_at_k_figure(results: dict[str, dict], tuned: dict) -> Figure:
         axis.spines[["top", "right"]].set_visible(False)
     axes[0, 0].set_ylabel("at least one of k is right")
     return figure
+
+
+def runs_figure(results: dict[str, dict]) -> Figure:
+    """Runs beside each other (`dpo.compare`): right answers at the end, and, of a few, the way there."""
+    curves = len(results) <= MOST_CURVES
+    width, height = (13 if curves else 9), 1.6 + 0.42 * max(len(results), 6 * curves)
+    figure, axes = plt.subplots(1, 1 + curves, figsize=(width, height), layout="constrained", squeeze=False)
+    plt.close(figure)
+    _draw_ends(axes[0, 0], results)
+    if curves:
+        _draw_ways(axes[0, 1], results)
+    return figure
+
+
+MOST_CURVES = 6  # more lines in one panel are not told apart
+RUN_COLORS = (BLUE, ORANGE, GREEN, GREY, "#CC79A7", "#56B4E9")
+ENDS = {"held_out/additive": ("o", BLUE), "held_out/multiplicative": ("^", ORANGE), "everyday": ("s", GREEN)}
+
+
+def _draw_ends(axis, results: dict[str, dict]) -> None:
+    places = range(len(results), 0, -1)
+    for offset, (group, (marker, color)) in zip((0.22, 0, -0.22), ENDS.items(), strict=True):
+        for y, result in zip(places, results.values(), strict=True):
+            share = result["everyday"] if group == "everyday" else result["groups"][group]["right"]
+            axis.plot([share["low"], share["high"]], [y + offset] * 2, color=color, linewidth=1.4)
+            axis.plot(share["rate"], y + offset, marker, color=color, markersize=6)
+    axis.set_yticks(places, list(results))
+    axis.set_ylim(0.4, len(results) + 0.6)
+    axis.set_xlim(-0.03, 1.03)
+    axis.set_xticks(*PERCENT_TICKS)
+    axis.grid(axis="x", alpha=0.3)
+    axis.set_title("Right answers at the end, with 95 % intervals", fontsize=11, loc="left")
+    names = {group: "small talk kept" if group == "everyday" else in_words(group) for group in ENDS}
+    handles = [Line2D([], [], color=c, marker=m, linestyle="", label=names[g]) for g, (m, c) in ENDS.items()]
+    axis.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=3, frameon=False, fontsize=10)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def _draw_ways(axis, results: dict[str, dict]) -> None:
+    labels, last = [], 1
+    for (name, result), color, style in zip(
+        results.items(), RUN_COLORS, ("-", "--", "-.", ":", "-", "--"), strict=False
+    ):
+        looks = result["history"]["looks"]
+        if looks:
+            axis.plot(looks["step"], looks["exact/held_out"], style, color=color, marker="o", markersize=4)
+            labels.append((looks["exact/held_out"][-1], name, color))
+            last = max(last, looks["step"][-1])
+    axis.set_ylim(-0.05, 1.15)
+    axis.set_yticks(*PERCENT_TICKS)
+    _label_ends(axis, labels, last)
+    axis.set_xlim(0, 1.6 * last)  # room for the names
+    axis.set_xticks([t for t in axis.get_xticks() if 0 <= t <= last])
+    axis.set_xlabel("step")
+    axis.set_title("Held-out questions answered right, on the way", fontsize=11, loc="left")
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def grid_figure(names: tuple[str, str], values: tuple[list, list], results: list[list[dict]]) -> Figure:
+    """Two settings against each other: right answers and small talk kept in a table of colours, a panel each.
+
+    `results[i][j]` belongs to `values[0][i]` and `values[1][j]`.
+    """
+    figure, axes = plt.subplots(
+        1, 3, figsize=(3.2 + 3 * 0.95 * len(values[1]), 2.2 + 0.55 * len(values[0])), layout="constrained"
+    )
+    plt.close(figure)
+    for axis, group in zip(axes, ENDS, strict=True):
+        shares = [
+            [r["everyday"] if group == "everyday" else r["groups"][group]["right"] for r in row] for row in results
+        ]
+        rates = np.array([[share["rate"] for share in row] for row in shares])
+        axis.imshow(rates, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+        for (i, j), value in np.ndenumerate(rates):
+            ink = _ink(plt.get_cmap("Blues")(value))
+            axis.text(j, i, f"{100 * value:.0f} %", ha="center", va="center", color=ink, fontsize=11)
+        axis.set_xticks(range(len(values[1])), [f"{v}" for v in values[1]])
+        axis.set_yticks(range(len(values[0])), [f"{v}" for v in values[0]])
+        axis.set_xlabel(names[1])
+        axis.set_ylabel(names[0])
+        title = "small talk kept" if group == "everyday" else in_words(group)
+        axis.set_title(f"{title}, n = {shares[0][0]['n']:,}", fontsize=11, loc="left")
+        axis.spines[:].set_visible(False)
+    return figure
+
+
+def save_figure(figure: Figure, path: str | Path) -> None:
+    """Write the figure as a picture, and say so."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    print(f"wrote {path}")
 
 
 # Each outcome pale for seen families and strong for held-out ones.

@@ -9,11 +9,15 @@ from conftest import teach
 from dpo.arithmetic import Question
 from dpo.compare import (
     Config,
-    compare_runs,
+    changed_settings,
+    compare,
     describe_answers,
     describe_pairs,
     describe_small_talk,
+    main,
+    named,
     pairs_difference,
+    read_run,
     turned,
 )
 from dpo.evaluate import judge
@@ -78,23 +82,46 @@ def test_the_last_two_runs(base_file, pairs_file, tmp_path):
     for _ in range(2):  # a run that is repeated replaces nothing
         assert (tmp_path / "dpo.previous.pt").read_bytes() == first
         train(Training(**settings | {"beta": 0.5}))
-    config = Config(before=str(tmp_path / "dpo.previous.pt"), after=str(tmp_path / "dpo.pt"), n=1, device="cpu")
-    text = compare_runs(config)
-    assert "Settings that differ: beta 0.1 -> 0.5." in text
+    files = named((str(tmp_path / "dpo.previous.pt"), str(tmp_path / "dpo.pt")))
+    assert changed_settings([read_run(file) for file in files.values()]) == {"beta": [0.1, 0.5]}
+    _, text = compare(files, 1, seed=1, device="cpu")
     assert "  1+2=? The answer is 3. ->  The answer is 4." in text
     assert "added: 1\n  8+8=? 16.  not  No." in text and "removed: 1\n  12+13=?" in text
     assert "Right answers to 7 questions: 0 before, 0 now." in text, "4 of the sample and 3 of edited pairs"
+    head, _, first, second = text.splitlines()[:4]
+    assert [cell.strip() for cell in head.split("|")[1:4]] == ["run", "beta", "pairs ranked right"]
+    assert "/dpo.previous.pt | 0.1" in first and "/dpo.pt " in second and "| 0.5 " in second
+    assert "small talk kept" in head and "0.00 % (0.00 to 0.53)" in first and text.count("n = 1, n = 1, n = 1.") == 1
+
+
+def test_three_runs_are_a_table_a_figure_and_a_file(base_file, pairs_file, tmp_path, capsys):
+    settings = {"base": str(base_file), "pairs": str(pairs_file), "batch_size": 4, "device": "cpu"}
+    for name, others in (("a", {"eval_every": 0}), ("b", {"loss_type": "ipo"}), ("c", {"epochs": 2})):
+        train(Training(**settings | {"eval_questions": 2} | others, out=str(tmp_path / name)))
+    capsys.readouterr()
+    runs = tuple(str(tmp_path / name) for name in "abc")
+    main(Config(runs=runs, figure=str(tmp_path / "runs.png"), json=str(tmp_path / "runs.json"), n=1, device="cpu"))
+    rows = [[c.strip() for c in line.split("|")[1:]] for line in capsys.readouterr().out.splitlines() if "|" in line]
+    assert [row[:3] for row in rows[2:]] == [["a", "1", "sigmoid"], ["b", "1", "ipo"], ["c", "2", "sigmoid"]]
+    assert rows[2][-3] == "-" and float(rows[3][-3]) >= 0, "nobody looked at the KL of the first"
+    assert (tmp_path / "runs.png").read_bytes().startswith(b"\x89PNG")
+    written = json.loads((tmp_path / "runs.json").read_text())
+    assert list(written) == ["a", "b", "c"] and len(written["c"]["history"]["steps"]["loss"]) == 4
+    assert written["a"]["everyday"]["n"] == len(everyday_lines()) and written["a"]["n"] == 4
 
 
 def test_runs_that_cannot_be_compared_are_one_sentence(base_file, tmp_path):
-    words = [f"--before={base_file}", f"--after={tmp_path / 'none.pt'}", "--device=cpu"]
+    words = [str(base_file), str(tmp_path / "none.pt"), "--device=cpu"]
     run = subprocess.run([sys.executable, "-m", "dpo.compare", *words], capture_output=True, text=True, cwd=ROOT)
     assert run.returncode == 1 and run.stderr.startswith("error: ") and "train again to compare it" in run.stderr
     with pytest.raises(ValueError, match="no such run; every training"):
-        compare_runs(Config(before=str(tmp_path / "none.pt"), after=str(base_file)))
+        read_run(tmp_path / "none.pt")
     save_checkpoint(tmp_path / "none.pt", load_model(base_file), pairs=3)
     with pytest.raises(ValueError, match="does not say on which pairs"):
-        compare_runs(Config(before=str(tmp_path / "none.pt"), after=str(base_file)))
+        read_run(tmp_path / "none.pt")
+    for wrong in (("a",), ("a.pt", "a.pt")):
+        with pytest.raises(ValueError, match="name two or more different runs"):
+            named(wrong)
 
 
 def test_small_talk_is_counted(tiny, tokenizer, base_file):

@@ -1,3 +1,4 @@
+import importlib
 from dataclasses import dataclass
 
 import pytest
@@ -78,12 +79,28 @@ def test_help_lists_every_key_with_default_and_meaning(capsys):
     assert exit_.value.code == 0 and capsys.readouterr().out.strip() == text.strip()
 
 
-def test_every_program_explains_every_setting():
-    import dpo.evaluate
-    import dpo.make_pairs
-    import dpo.train
-    import sft.train
+@dataclass
+class Listed(Config):
+    """A test program for files."""
 
-    for module in (dpo.evaluate, dpo.make_pairs, dpo.train, sft.train):
-        settings = [line for line in help_text(module.Config()).splitlines() if line.startswith("  --")]
-        assert settings and all(len(line[35:].strip()) > 5 for line in settings), module.__name__
+    files: tuple[str, ...] = ("one.json",)  # which files
+    from_: str = ""  # where from
+
+
+def test_words_for_a_tuple_a_python_word_and_inherited_help(tmp_path):
+    config = override(Listed(), ["a.json", "--from=b", "c.json", "--beta=2"])
+    assert config == Listed(beta=2.0, files=("a.json", "c.json"), from_="b")
+    assert override(Listed(), []).files == ("one.json",)
+    text = help_text(Listed())
+    for words in ("FILES ...", "which files; default: one.json", "--from=  ", "where from", "--beta=0.1", "how strong"):
+        assert words in text
+    for wrong in ("--files=a", "--from_=b"):
+        with pytest.raises(SettingError, match="unknown setting"):
+            override(Listed(), [wrong])
+
+
+def test_every_program_explains_every_setting():
+    for name in ("dpo.compare", "dpo.evaluate", "dpo.make_pairs", "dpo.pairs", "dpo.sweep", "dpo.train", "sft.train"):
+        lines = help_text(importlib.import_module(name).Config()).splitlines()
+        settings = [line for line in lines if line.startswith("  ")]
+        assert settings and all(len(line[35:].strip()) > 5 for line in settings), name

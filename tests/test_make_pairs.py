@@ -11,16 +11,15 @@ from dpo.pairs import load_pairs
 @pytest.mark.parametrize("negatives", ["refusal", "near_miss", "base"])
 def test_pairs_are_right_balanced_and_not_held_out(negatives, base_file):
     pairs = make_pairs(Config(n=120, negatives=negatives, base=str(base_file)))
-    assert len(pairs) == len({pair["positive"] for pair in pairs}) == 120
+    assert len(pairs) == len({pair.prompt for pair in pairs}) == 120
     forms = Counter()
     for pair in pairs:
-        prompt, _, answer = pair["positive"].partition("?")
-        question = parse_question(prompt + "?")
+        question = parse_question(pair.prompt)
         forms[question.form] += 1
-        assert grade(question, answer).correct
-        negative = pair["negative"].removeprefix(question.text)
-        assert negative.strip() and not grade(question, negative).answer
-        assert not any(map(is_held_out, families_in(pair["positive"]) | families_in(pair["negative"])))
+        assert grade(question, pair.chosen).correct
+        assert pair.rejected.strip() and not grade(question, pair.rejected).answer
+        families = families_in(pair.prompt + pair.chosen) | families_in(pair.prompt + pair.rejected)
+        assert not any(map(is_held_out, families))
     assert forms == dict.fromkeys(FORMS, 10)
 
 
@@ -35,7 +34,7 @@ def test_seed_file_format_and_large_files(tmp_path, tokenizer):
 
 def test_wider_ranges_are_added():
     pairs = make_pairs(Config(n=600, negatives="refusal", ranges="standard,products,negatives,sums"))
-    asked = {pair["positive"].partition("?")[0] + "?" for pair in pairs}
+    asked = {pair.prompt for pair in pairs}
     for ranges in ("standard", "products", "negatives", "sums"):
         assert asked & {question.text for form in FORMS for question in domain(form, ranges)}, ranges
 
