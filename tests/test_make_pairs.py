@@ -1,10 +1,11 @@
 import json
+import random
 from collections import Counter
 
 import pytest
 
 from dpo.arithmetic import FORMS, domain, families_in, grade, is_held_out, parse_question
-from dpo.make_pairs import Config, main, make_pairs
+from dpo.make_pairs import Config, draw_questions, main, make_pairs
 from dpo.pairs import load_pairs
 
 
@@ -39,9 +40,38 @@ def test_wider_ranges_are_added():
         assert asked & {question.text for form in FORMS for question in domain(form, ranges)}, ranges
 
 
+def test_own_answers_are_graded_and_paired(base_file, tmp_path, tokenizer, monkeypatch, capsys):
+    questions = draw_questions(4, ["standard"], random.Random(1))
+    often_right, never_right, always_right, says_held_out = questions
+    held_out = next(q for q in domain("a+b") if q.held_out)
+    said = {
+        often_right.text: [often_right.right_answer] * 3 + [" Sorry, I don't know."] + [" The answer is 7."] * 2,
+        never_right.text: [" The answer is 7."] * 6,
+        always_right.text: [always_right.right_answer] * 6,
+        says_held_out.text: [says_held_out.right_answer] * 5 + [held_out.right_answer],
+    }
+    turns = {text: iter(answers) for text, answers in said.items()}
+    monkeypatch.setattr("dpo.make_pairs.answer_prompts", lambda m, t, texts, *_, **__: [next(turns[x]) for x in texts])
+    main(Config(n=4, from_=str(base_file), samples=6, out=str(tmp_path / "own.json")))
+    [pair] = load_pairs(tmp_path / "own.json", tokenizer).pairs
+    assert (pair.prompt, pair.chosen) == (often_right.text, often_right.right_answer)
+    assert pair.rejected == " The answer is 7.", "the more frequent of its wrong answers"
+    out = capsys.readouterr().out
+    assert "58.3% of 24 drawn answers are right; 1 of 4 questions have a right and a wrong one" in out
+
+
+def test_a_model_that_is_never_right_gives_no_pairs(base_file, tmp_path):
+    with pytest.raises(ValueError, match="no question has a right and a wrong one: ask more"):
+        make_pairs(Config(n=6, from_=str(base_file), samples=2))
+    with pytest.raises(ValueError, match="would replace the shipped"):
+        main(Config(from_=str(base_file)))
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"from_": "x.pt", "samples": 1}, "samples must be at least 2"),
+        ({"from_": "x.pt", "temperature": 0.0}, "temperature above 0"),
         ({"negatives": "insults"}, "negatives is 'insults'; it must be one of base, refusal, near_miss"),
         ({"ranges": "standard,huge"}, "ranges names 'huge'"),
         ({"n": 0}, "at least one pair"),

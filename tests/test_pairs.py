@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dpo.pairs import PairsError, load_pairs
+from dpo.pairs import Config, Pair, PairsError, load_pairs, main, write_pairs
 from sft.tokenizer import ALPHABET, load_tokenizer
 
 ROW = '{"negative": "%s", "positive": "%s"}'
@@ -179,3 +179,44 @@ def test_what_is_accepted_can_be_encoded_and_decoded(rows, tmp_path_factory):
     for pair in file.pairs:
         for text in (pair.prompt + pair.chosen, pair.prompt + pair.rejected):
             assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+@given(st.lists(st.tuples(*[st.text("0123 +=,x.'aZ", min_size=1).filter(str.strip)] * 3), min_size=1, max_size=5))
+@settings(max_examples=50)
+def test_both_formats_and_layouts_hold_the_same_pairs(tmp_path_factory, rows):
+    folder = tmp_path_factory.mktemp("pairs")
+    pairs = [Pair(f"{i}{p}?", c, r if r != c else f"{r}a", i) for i, (p, c, r) in enumerate(rows)]
+    for format in ("hf", "assignment"):
+        for name in ("pairs.json", "pairs.jsonl"):
+            write_pairs(folder / name, pairs, format)
+            read = load_pairs(folder / name, load_tokenizer()).pairs
+            assert [(p.prompt, p.chosen, p.rejected) for p in read] == [(p.prompt, p.chosen, p.rejected) for p in pairs]
+    assert (folder / "pairs.jsonl").read_text().count("\n") == len(pairs), "one object a line"
+
+
+def test_a_prompt_that_the_assignments_format_cannot_hold(tmp_path):
+    for prompt in ("Say hi", "Why? Say it"):
+        write_pairs(tmp_path / "a.json", [Pair(prompt, " Hi.", " No.", 1)], "hf")
+        with pytest.raises(PairsError, match=r"line 1: .* does not end with its only question mark; use hf"):
+            write_pairs(tmp_path / "b.json", [Pair(prompt, " Hi.", " No.", 1)], "assignment")
+    assert not (tmp_path / "b.json").exists()
+
+
+def test_files_are_checked_and_converted(tmp_path, capsys):
+    (tmp_path / "good.json").write_text(f"[{GOOD}]")
+    (tmp_path / "odd.json").write_text('[{"negative": "8+9=? No.", "positive": "8+9=? The answer is 18."}]')
+    main(Config(files=(str(tmp_path / "good.json"), str(tmp_path / "odd.json"))))
+    out = capsys.readouterr().out
+    assert "good.json: 1 pairs, 1 of them arithmetic, in 1 forms\n" in out
+    assert "odd.json: 1 pairs" in out and "warning: 1 pairs have a wrong number in the positive answer: line 1" in out
+    main(Config(files=(str(tmp_path / "good.json"),), convert=str(tmp_path / "hf.jsonl")))
+    row = json.loads((tmp_path / "hf.jsonl").read_text())
+    assert row == {"prompt": "8+9=?", "chosen": " The answer is 17.", "rejected": " Sorry."}
+    main(Config(files=(str(tmp_path / "hf.jsonl"),), convert=str(tmp_path / "back.json"), format="assignment"))
+    assert json.loads((tmp_path / "back.json").read_text()) == json.loads(f"[{GOOD}]")
+    (tmp_path / "bad.json").write_text("[]")
+    with pytest.raises(PairsError, match=r"(?s)bad.json: 1 to mend.*nowhere.json: no such file"):
+        main(Config(files=tuple(str(tmp_path / name) for name in ("bad.json", "good.json", "nowhere.json"))))
+    for wrong, message in (({"format": "csv"}, "format is 'csv'"), ({"convert": "x"}, "name one")):
+        with pytest.raises(ValueError, match=message):
+            main(Config(files=("a", "b"), **wrong))

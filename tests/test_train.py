@@ -1,5 +1,6 @@
 import json
 import math
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,9 +10,12 @@ import torch
 from conftest import TINY
 from test_checkpoint import course_file
 
+from bench import assignment
 from configurator import override
 from dpo.batches import batches, compute_reference_logps, encode_pairs, make_batch
 from dpo.characters import answer_logps
+from dpo.history import History
+from dpo.loss import LOSS_TYPES
 from dpo.pairs import load_pairs
 from dpo.train import Config, accumulate, dpo_step, train, update
 from model import DIGIT_IDS, GPT, GPTConfig
@@ -213,3 +217,67 @@ def test_nan_stops_before_anything_moves(prepared, broken):
         update(policy, parts, optimizers, make_schedulers(optimizers, 4), 1.0)
     assert all(torch.equal(tensor, before[name]) for name, tensor in policy.state_dict().items())
     assert all(parameter.grad is None for parameter in policy.parameters())
+
+
+def test_metrics_are_lines_of_json_that_go_on_where_the_run_goes_on(
+    base_file, pairs_file, tmp_path, capsys, monkeypatch
+):
+    settings = {"base": str(base_file), "pairs": str(pairs_file), "out": str(tmp_path / "out"), **QUICK}
+    settings |= {"batch_size": 4, "epochs": 3, "eval_every": 4, "eval_questions": 2, "save_every": 1, "quiet": True}
+    settings |= {"metrics": str(tmp_path / "new folder" / "metrics.jsonl")}
+    _, history = train(Config(**settings))
+    assert not capsys.readouterr().out, "quiet"
+    lines = [json.loads(line) for line in Path(settings["metrics"]).read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(7))
+    assert [line["loss"] for line in lines[1:]] == history["loss"] and "loss" not in lines[0]
+    looks = {line["step"]: line["kl"] for line in lines if "kl" in line}
+    assert list(looks) == [0, 4, 6] and list(looks.values()) == history.looks["kl"]
+    append = History.append
+
+    def stop_after_three(self, metrics):
+        append(self, metrics)
+        if len(self) == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(History, "append", stop_after_three)
+        train(Config(**settings))
+    assert len(Path(settings["metrics"]).read_text().splitlines()) == 4
+    train(Config(**settings | {"resume": True}))
+    assert [json.loads(line) for line in Path(settings["metrics"]).read_text().splitlines()] == lines
+
+
+def test_only_the_first_pairs(base_file, pairs_file, tmp_path):
+    settings = {"base": str(base_file), "pairs": str(pairs_file), "out": str(tmp_path), "batch_size": 2, **QUICK}
+    assert len(train(Config(**settings, max_pairs=3))[1]) == 2
+    assert [row[0] for row in unpack(load_checkpoint(tmp_path / "dpo.pt").extras["pairs"])] == [
+        "1+2=?",
+        "3+4=?",
+        "15+6=?",
+    ]
+
+
+def test_every_settings_file_is_a_setting_and_every_loss_trains(base_file, pairs_file, tmp_path):
+    files = sorted((ROOT / "dpo/settings").glob("*.py"))
+    assert [file.stem for file in files] == ["assignment", "blank_base", "gpu", "quick"]
+    assert all(override(Config(), [str(file)]) != Config() for file in files)
+    for loss_type in LOSS_TYPES:
+        settings = {"base": str(base_file), "pairs": str(pairs_file), "out": str(tmp_path), "batch_size": 8, **QUICK}
+        settings |= {"loss_type": loss_type, "nll_coef": 0.0, "epochs": 20, "base_lr": 3e-3}
+        history = train(Config(**settings))[1]
+        assert history["loss/preference"][-1] < history["loss/preference"][0], loss_type
+        assert history["rewards/accuracies"][-1] == 1, loss_type
+
+
+def test_the_assignments_loss_is_that_of_its_loop(prepared, tokenizer, base_file, tiny):
+    policy, _, _ = prepared
+    pairs = load_pairs(base_file.parent / "pairs.json", tokenizer).pairs
+    examples, usual = (encode_pairs(tokenizer, pairs, loss_type) for loss_type in ("assignment", "sigmoid"))
+    batch = make_batch(examples, compute_reference_logps(load_model(base_file), examples))
+    rows = [[getattr(example, side) for example in usual] for side in ("chosen", "rejected")]
+    chosen, rejected = (assignment.mean_logps(policy, assignment.padded(side)) for side in rows)
+    theirs = -torch.nn.functional.logsigmoid((chosen - rejected) / 0.5).mean() - 0.1 * chosen.mean()
+    loss, metrics = dpo_step(policy, batch, beta=0.5, loss_type="assignment")
+    assert loss.item() == pytest.approx(theirs.item(), rel=1e-5)
+    assert metrics["nll"] == pytest.approx(-chosen.mean().item(), rel=1e-5)
+    assert metrics["rewards/margins"] == pytest.approx(0, abs=1e-5)

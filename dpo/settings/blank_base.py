@@ -1,0 +1,12 @@
+"""A base that has never seen a sum answered, such as the course's, and 100,000 pairs: large steps of Muon, and NLL.
+
+Digits weigh more, since everything else is learnt long before them.
+"""
+
+optimizer = "muon"
+muon_lr = 0.01
+base_lr = 1e-3
+nll_coef = 1.0
+digit_weight = 4.0
+batch_size = 128
+eval_every = 60

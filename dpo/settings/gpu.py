@@ -1,0 +1,5 @@
+"""One CUDA card, or with torchrun several: larger passes, and bfloat16 products where the card is from Ampere on."""
+
+device = "cuda"
+micro_batch = 256
+precision = "auto"
