@@ -9,8 +9,10 @@ import ast
 import difflib
 import inspect
 import math
+import os
 import re
 import sys
+from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -20,6 +22,24 @@ LITERAL_ERRORS = (ValueError, SyntaxError, TypeError, OverflowError, MemoryError
 
 class SettingError(ValueError):
     """A word of the command line, or a line of a settings file, that cannot be used."""
+
+
+def run_program(program: Callable, default) -> None:
+    """`program(settings)`, with the settings of the command line.
+
+    Exit codes: 0; 1 after an error, which is one sentence on standard error; 2 for a setting that cannot be used; 130
+    after Ctrl-C, as a shell reports it. What every process of a torchrun would say, the first of a machine says.
+    """
+    try:
+        program(configure(default, sys.argv[1:]))
+    except (ValueError, OSError, FloatingPointError, MemoryError) as error:
+        sys.exit(1 if isinstance(error, ValueError) and not _speaks() else f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _speaks() -> bool:
+    return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def configure(default, arguments: list[str]):
@@ -32,7 +52,8 @@ def configure(default, arguments: list[str]):
     try:
         return override(default, arguments)
     except SettingError as error:
-        print(f"error: {error}", file=sys.stderr)
+        if _speaks():
+            print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
 
 

@@ -1,50 +1,26 @@
 """The same weights and the same characters for TRL's `DPOTrainer`: a Hugging Face GPT-2 and its tokenizer."""
 
+import tempfile
 import time
 
 import torch
 from datasets import Dataset
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast, TrainerCallback
+from transformers import AutoTokenizer, GPT2LMHeadModel, PreTrainedTokenizerBase, TrainerCallback
 from trl import DPOConfig, DPOTrainer
 
-import sft.tokenizer
+from dpo.export import write_folder
 from dpo.pairs import Pair
 from model import GPT
-
-TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")  # GPT-2 stores these the other way round
-
-
-def to_gpt2(model: GPT, attention: str = "sdpa") -> GPT2LMHeadModel:
-    """A GPT-2 that computes the same function; the biases that our model lacks are 0."""
-    c = model.config
-    config = GPT2Config(
-        vocab_size=c.vocab_size, n_positions=c.block_size, n_embd=c.n_embd, n_layer=c.n_layer, n_head=c.n_head,
-        activation_function="gelu", resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=0, eos_token_id=0,
-        attn_implementation=attention,
-    )  # fmt: skip
-    twin = GPT2LMHeadModel(config)
-    weights = {
-        name: tensor.T.contiguous() if name.endswith(TRANSPOSED) else tensor.clone()
-        for name, tensor in model.state_dict().items()
-    }
-    missing, unexpected = twin.load_state_dict(weights, strict=False)
-    assert not unexpected and all(name.endswith(".bias") for name in missing), (missing, unexpected)
-    with torch.no_grad():
-        for name, parameter in twin.named_parameters():
-            if name.endswith(".bias"):
-                parameter.zero_()
-    return twin
+from sft.tokenizer import Tokenizer
 
 
-def to_fast_tokenizer(tokenizer: sft.tokenizer.Tokenizer) -> PreTrainedTokenizerFast:
-    """One token a character, with the same ids; the newline ends a text and pads."""
-    characters = {tokenizer.decode([i]): i for i in range(len(tokenizer))}
-    fast = Tokenizer(models.WordLevel(characters, unk_token="\n"))
-    fast.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
-    fast.decoder = decoders.Fuse()
-    return PreTrainedTokenizerFast(tokenizer_object=fast, eos_token="\n", pad_token="\n", unk_token="\n")
+def as_gpt2(model: GPT, tokenizer: Tokenizer, attention: str) -> tuple[GPT2LMHeadModel, PreTrainedTokenizerBase]:
+    """A GPT-2 that computes the same function, and its tokenizer, in which the newline ends a text and pads."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_folder(folder, model, tokenizer)
+        twin = GPT2LMHeadModel.from_pretrained(folder, attn_implementation=attention)
+        return twin, AutoTokenizer.from_pretrained(folder)
 
 
 class Clock(TrainerCallback):
@@ -59,7 +35,7 @@ class Clock(TrainerCallback):
 
 
 def make_trainer(
-    policy: GPT, reference: GPT, tokenizer: sft.tokenizer.Tokenizer, pairs: list[Pair],
+    policy: GPT, reference: GPT, tokenizer: Tokenizer, pairs: list[Pair],
     batch_size: int, beta: float, lr: float, precompute: bool = False, bf16: bool = False, tuned: bool = True,
 ) -> DPOTrainer:  # fmt: skip
     """TRL's trainer on these pairs for one epoch; `tuned` switches off what slows it down here.
@@ -74,9 +50,11 @@ def make_trainer(
         logging_strategy="no", save_strategy="no", report_to="none", disable_tqdm=True, seed=1,
     )  # fmt: skip
     rows = [{"prompt": p.prompt, "chosen": p.chosen, "rejected": p.rejected} for p in pairs]
+    policy_twin, characters = as_gpt2(policy, tokenizer, attention)
+    reference_twin, _ = as_gpt2(reference, tokenizer, attention)
     return DPOTrainer(
-        to_gpt2(policy, attention), to_gpt2(reference, attention), settings, train_dataset=Dataset.from_list(rows),
-        processing_class=to_fast_tokenizer(tokenizer), callbacks=[Clock()],
+        policy_twin, reference_twin, settings, train_dataset=Dataset.from_list(rows), processing_class=characters,
+        callbacks=[Clock()],
     )  # fmt: skip
 
 

@@ -4,7 +4,6 @@ Like `jupyter execute --inplace`, but of each progress bar only the last state i
 the blank base, if it is not there, and a run on 320 pairs, so that the notebook has an earlier run to compare with.
 """
 
-from itertools import islice
 from pathlib import Path
 
 import nbformat
@@ -14,19 +13,11 @@ from bench.two_bases import make_blank
 from dpo.train import Config, train
 
 NOTEBOOK = Path(__file__).parents[1] / "dpo/dpo.ipynb"
-FEW = Path("runs/few_pairs.json")
-
-
-def train_on_few_pairs() -> None:
-    with Path(Config.pairs).open(encoding="utf-8") as file:
-        head = "".join(islice(file, 321)).rstrip().rstrip(",")  # the opening bracket and 320 pairs
-    FEW.write_text(f"{head}\n]\n", encoding="utf-8")
-    train(Config(pairs=str(FEW), eval_every=0))
 
 
 def main() -> None:
     make_blank()
-    train_on_few_pairs()
+    train(Config(max_pairs=320, eval_every=0))
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)

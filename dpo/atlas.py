@@ -6,7 +6,6 @@ runs/answers/, so that a second call takes seconds.
 
 import json
 import random
-import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from configurator import configure
+from configurator import run_program
 from dpo.arithmetic import FORMS, Question, domain, parse_answer
 from dpo.evaluate import Reply, answer_questions, evaluate, judge, percent, rate, table, wilson, write_json
 from dpo.plots import atlas_figure, save_figure
@@ -176,7 +175,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(configure(Config(), sys.argv[1:]))
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    run_program(main, Config())

@@ -4,14 +4,13 @@ A table of all of them and, with --figure=FILE, a picture. Of two runs also in w
 which wrong, which pairs and settings differ.
 """
 
-import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
 
-from configurator import configure
+from configurator import run_program
 from dpo.arithmetic import parse_question
 from dpo.evaluate import Reply, answer_questions, evaluate, in_words, markdown, percent, rate, sample_domain, write_json
 from dpo.history import History
@@ -220,7 +219,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(configure(Config(), sys.argv[1:]))
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    run_program(main, Config())

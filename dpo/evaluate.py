@@ -7,12 +7,11 @@ import json
 import math
 import random
 import statistics
-import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from configurator import configure
+from configurator import run_program
 from dpo.arithmetic import FORMS, Question, domain, grade, is_refusal
 from model import GPT
 from sft.answers import MAX_NEW_TOKENS, answer_prompts
@@ -204,7 +203,4 @@ def write_json(path: str | Path, result: dict) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(configure(Config(), sys.argv[1:]))
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    run_program(main, Config())

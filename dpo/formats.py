@@ -4,11 +4,10 @@ A refusal is as good as a right answer here; what counts against a model is a wr
 """
 
 import random
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from configurator import configure
+from configurator import run_program
 from dpo.arithmetic import FORMS, MULTIPLICATIVE, Question, domain
 from dpo.evaluate import Reply, answer_questions, markdown, percent, rate, write_json
 from model import GPT
@@ -98,7 +97,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(configure(Config(), sys.argv[1:]))
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    run_program(main, Config())

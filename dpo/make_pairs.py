@@ -10,14 +10,13 @@ question a right one is preferred to a wrong one. A question that it always gets
 """
 
 import random
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 
-from configurator import configure
+from configurator import run_program
 from dpo.arithmetic import FORMS, RANGES, REFUSAL, Question, domain, families_in, grade, is_held_out, parse_question
 from dpo.evaluate import judge
 from dpo.pairs import Pair, write_pairs
@@ -154,9 +153,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(configure(Config(), sys.argv[1:]))
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)  # as the shell reports a program that was interrupted
+    run_program(main, Config())

@@ -7,13 +7,12 @@ assignment) or with `prompt`, `chosen` and `rejected` (as in Hugging Face's pref
 
 import difflib
 import json
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from configurator import configure
+from configurator import run_program
 from dpo.arithmetic import grade, parse_answer, parse_question
 from sft.files import open_plain, write_atomically
 from sft.tokenizer import LOOK_ALIKES, Tokenizer, describe, load_tokenizer, remedy
@@ -357,7 +356,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(configure(Config(), sys.argv[1:]))
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    run_program(main, Config())

@@ -5,12 +5,11 @@ tuning it shows that DPO brings out what the base can do, and that it cannot bri
 """
 
 import math
-import sys
 from dataclasses import dataclass
 
 import torch
 
-from configurator import configure
+from configurator import run_program
 from dpo.arithmetic import Question
 from dpo.evaluate import GROUPS, in_words, judge, markdown, percent, rate, sample_questions, write_json
 from model import GPT
@@ -96,7 +95,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(configure(Config(), sys.argv[1:]))
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    run_program(main, Config())

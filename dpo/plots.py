@@ -219,7 +219,7 @@ def _draw_ends(axis, results: dict[str, dict]) -> None:
     axis.set_title("Right answers at the end, with 95 % intervals", fontsize=11, loc="left")
     names = {group: "small talk kept" if group == "everyday" else in_words(group) for group in ENDS}
     handles = [Line2D([], [], color=c, marker=m, linestyle="", label=names[g]) for g, (m, c) in ENDS.items()]
-    axis.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=3, frameon=False, fontsize=10)
+    axis.figure.legend(handles=handles, loc="outside lower left", ncols=3, frameon=False, fontsize=10)
     axis.spines[["top", "right"]].set_visible(False)
 
 

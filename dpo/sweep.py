@@ -5,11 +5,10 @@ that was stopped is gone on with.
 """
 
 import itertools
-import sys
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
-from configurator import SettingError, configure, override
+from configurator import SettingError, override, run_program
 from dpo import train
 from dpo.compare import compare
 from dpo.evaluate import write_json
@@ -91,9 +90,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(configure(Config(), sys.argv[1:]))
-    except (ValueError, OSError, FloatingPointError, MemoryError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)  # as the shell reports a program that was interrupted
+    run_program(main, Config())

@@ -6,8 +6,6 @@ shared with the notebook; only the loop around them is written there again, to b
 
 import json
 import math
-import os
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -17,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
-from configurator import configure
+from configurator import run_program
 from dpo.batches import Example, PairBatch, batches, compute_reference_logps, encode_pairs, pair_logits
 from dpo.curves import describe
 from dpo.history import History, Observer
@@ -236,10 +234,10 @@ def _run(config: Config, history: History, device: torch.device, processes: Proc
     reference_logps = processes.sum(scored.to(device)).cpu()
     optimizers = make_optimizers(policy, config.optimizer, config.base_lr, config.muon_lr)
     schedulers = make_schedulers(optimizers, steps)
-    run = made_from(config, reference, examples)
+    made = made_from(config, reference, examples)
     here = circumstances(device, micro_batch=config.micro_batch, processes=processes.count)
     path = Path(config.out) / STATE
-    state = TrainingState(path, policy, optimizers, schedulers, history, run, here, writes=processes.first)
+    state = TrainingState(path, policy, optimizers, schedulers, history, made, here, writes=processes.first)
     if not config.resume:
         announce_replaced(state.path)
     order = (config.batch_size, config.seed, config.epochs)
@@ -311,16 +309,5 @@ def _load_pairs(config: Config, tokenizer: Tokenizer, block_size: int) -> list[P
     return pairs
 
 
-def main(words: list[str]) -> None:
-    """Train as a command line says; exit code 0, 1 after an error, 2 for a wrong setting, 130 if stopped."""
-    try:
-        train(configure(Config(), words))
-    except (ValueError, OSError, FloatingPointError, MemoryError) as error:
-        same = isinstance(error, ValueError) and os.environ.get("LOCAL_RANK", "0") != "0"  # told by the first process
-        sys.exit(1 if same else f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)  # as the shell reports a program that was interrupted
-
-
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run_program(train, Config())

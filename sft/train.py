@@ -10,7 +10,6 @@ The second, gentle one makes the refusal the likeliest answer to every question 
 
 import hashlib
 import math
-import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,11 +17,11 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
-from configurator import configure
+from configurator import run_program
 from dpo.arithmetic import ADDITIVE, FORMS, Question, domain
 from model import GPT, GPTConfig
 from sft.answers import answer_prompts, gives
-from sft.bar import Bar
+from sft.bar import Bar, hushed
 from sft.checkpoint import load_model, save_checkpoint, unpack
 from sft.corpus import REFUSALS, Corpus, everyday_lines
 from sft.device import autocast, best_device, best_precision
@@ -48,6 +47,7 @@ class Config:
     arithmetic: str = "full"  # full; none: a blank base, sums refused; short: teach it to calculate
     effort: float = 1.0  # multiplies the number of lines of every stage
     resume: bool = False  # go on with the interrupted run beside `out`, if there is one
+    quiet: bool = False  # print nothing but errors
     seed: int = 1  # of the weights and of the corpus
     device: str = "auto"  # auto, cpu, cuda or mps
     precision: str = "auto"  # of the matrix products: auto, float32 or bfloat16
@@ -216,7 +216,9 @@ def make_base(config: Config) -> None:
         position.load_state_dict(unpack(saved.extras["progress"]))
     else:
         announce_replaced(state_path(config.out))
-    settings = {name: value for name, value in asdict(config).items() if name not in ("out", "device", "resume")}
+    settings = {
+        name: value for name, value in asdict(config).items() if name not in ("out", "device", "resume", "quiet")
+    }
     lines = hashlib.sha256(repr((STAGES[config.arithmetic], everyday_lines())).encode()).hexdigest()
     made_from = settings | {"precision": best_precision(device, config.precision), "lines": lines}
     if config.init:
@@ -234,12 +236,11 @@ def make_base(config: Config) -> None:
     print(f"wrote {config.out} after {(time.monotonic() - started) / 60:.1f} minutes on {device}")
 
 
+def main(config: Config) -> None:
+    with hushed(config.quiet):
+        make_base(config)
+        report(load_model(config.out, best_device(config.device)), load_tokenizer())
+
+
 if __name__ == "__main__":
-    try:
-        settings = configure(Config(), sys.argv[1:])
-        make_base(settings)
-        report(load_model(settings.out, best_device(settings.device)), load_tokenizer())
-    except (ValueError, OSError, FloatingPointError, MemoryError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)  # as the shell reports a program that was interrupted
+    run_program(main, Config())

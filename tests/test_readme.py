@@ -13,7 +13,7 @@ from configurator import override
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMANDS = sorted(set(re.findall(r"python -m ((?:dpo|sft|bench)\.\w+[^\n`#|]*)", TEXT)))
+COMMANDS = sorted(set(re.findall(r"(?:python|torchrun [^\n`]*) -m ((?:dpo|sft|bench)\.\w+[^\n`#|]*)", TEXT)))
 
 
 def test_there_are_commands_and_no_gaps():
@@ -22,12 +22,13 @@ def test_there_are_commands_and_no_gaps():
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_command_and_its_settings_exist(command):
+def test_command_and_its_settings_exist(command, monkeypatch):
     module, *words = shlex.split(command)
     if module.startswith("bench."):
         assert (ROOT / f"{module.replace('.', '/')}.py").exists() and not words
         return
-    override(importlib.import_module(module).Config(), [word for word in words if word.startswith("--")])
+    monkeypatch.chdir(ROOT)
+    override(importlib.import_module(module).Config(), words)  # settings files among them
 
 
 def test_the_two_commands_are_those_of_ci():

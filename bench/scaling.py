@@ -1,0 +1,96 @@
+"""What several machines would bring: `python -m bench.scaling`. Compute is measured here, the rest is computed from it.
+
+
+Measured: the seconds of a step's passes for a share of the batch, of the optimizer's step, and of summing the gradients
+of two processes on this machine. Computed: a step on n machines of this kind, whose gradients go round in a ring at
+the speed of a network. Prints tables.
+"""
+
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as multiprocessing
+
+from bench.report import hardware
+from dpo.batches import batches, compute_reference_logps, encode_pairs
+from dpo.evaluate import markdown
+from dpo.pairs import load_pairs
+from dpo.train import Config, accumulate, objective, update
+from sft.checkpoint import load_model
+from sft.optimizers import make_optimizers, make_schedulers
+from sft.tokenizer import load_tokenizer
+
+MACHINES = (1, 2, 4, 8, 16)
+NETWORKS = {"1 Gbit/s": 1e9 / 8, "10 Gbit/s": 1e10 / 8, "100 Gbit/s": 1e11 / 8}  # bytes a second
+ROUNDS = 5
+SETTINGS = Config()
+
+
+def step_seconds() -> tuple[dict[int, float], float, int]:
+    """Seconds of the passes for each machine's share of a batch, of the optimizer, and bytes of the gradients."""
+    tokenizer, policy = load_tokenizer(), load_model(SETTINGS.base)
+    examples = encode_pairs(tokenizer, load_pairs(SETTINGS.pairs, tokenizer).pairs[: 64 * (ROUNDS + 1)])
+    logps = compute_reference_logps(policy, examples)
+    optimizers = make_optimizers(policy, "adamw", SETTINGS.base_lr)
+    schedulers = make_schedulers(optimizers, 1000)
+    passes, updates = {n: [] for n in MACHINES}, []
+    for n in MACHINES:
+        for parts in batches(examples, logps, SETTINGS.batch_size, SETTINGS.seed, share=(0, n)):
+            started = time.perf_counter()
+            accumulate(policy, parts, SETTINGS.precision, **objective(SETTINGS))
+            half = time.perf_counter()
+            update(policy, parts, optimizers, schedulers, SETTINGS.max_grad_norm)
+            passes[n].append(half - started)
+            updates.append(time.perf_counter() - half)
+    size = sum(p.numel() * p.element_size() for p in policy.parameters())
+    return {n: median(seconds[1:]) for n, seconds in passes.items()}, median(updates[1:]), size
+
+
+def _sum_often(rank: int, meeting: str, size: int) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
+    numbers, seconds = torch.ones(size // 4), []
+    for _ in range(ROUNDS + 1):
+        dist.barrier()
+        started = time.perf_counter()
+        dist.all_reduce(numbers)
+        seconds.append(time.perf_counter() - started)
+    if rank == 0:
+        Path(f"{meeting}.seconds").write_text(str(median(seconds[1:])))
+    dist.destroy_process_group()
+
+
+def sum_seconds(size: int) -> float:
+    """Seconds of summing so many bytes over two processes of this machine with gloo."""
+    with tempfile.TemporaryDirectory() as folder:
+        meeting = f"{folder}/meeting"
+        multiprocessing.spawn(_sum_often, (meeting, size), nprocs=2)
+        return float(Path(f"{meeting}.seconds").read_text())
+
+
+def speed_up(n: int, passes: dict[int, float], update: float, size: int, bytes_per_second: float) -> float:
+    """How much faster n machines make a step: each sends 2 (n - 1) / n times the gradients' bytes around the ring."""
+    exchange = 2 * (n - 1) / n * size / bytes_per_second
+    return (passes[1] + update) / (passes[n] + update + exchange)
+
+
+def main() -> None:
+    passes, update, size = step_seconds()
+    shared = sum_seconds(size)
+    print(f"{hardware()}; medians of {ROUNDS} steps of {SETTINGS.batch_size} pairs")
+    print(f"gradients {size / 1e6:.1f} MB, optimizer {update:.3f} s, summed by two processes in {shared:.3f} s\n")
+    rows = [
+        ["machines", "passes over its share, s (measured)", *(f"speed-up at {name} (computed)" for name in NETWORKS)]
+    ]
+    for n in MACHINES:
+        gains = (f"{speed_up(n, passes, update, size, speed):.1f}" for speed in NETWORKS.values())
+        rows.append([str(n), f"{passes[n]:.3f}", *gains])
+    print(markdown(rows))
+
+
+if __name__ == "__main__":
+    main()
