@@ -12,6 +12,7 @@ from pathlib import Path
 
 from bench.report import hardware
 from bench.two_bases import BLANK, make_blank
+from configurator import override
 from dpo import make_pairs
 from dpo.evaluate import answer_questions, evaluate, in_words, markdown, percent, rate, sample_domain, write_json
 from dpo.history import History
@@ -25,11 +26,8 @@ FOLDER = Path("runs/learning")
 CALCULATES = Path("runs/calculates.pt")  # the blank base after short lines of arithmetic
 MANY, FEW = 100_000, 3072
 TEST_SEED = 12  # of the test drawn like the pairs; the pairs have seed 1
-# From nothing, large steps of Muon; digits weigh more, since everything else is learnt long before them.
-TEACH = {
-    "base": str(BLANK), "optimizer": "muon", "muon_lr": 0.01, "base_lr": 1e-3, "nll_coef": 1.0, "digit_weight": 4.0,
-    "batch_size": 128, "eval_every": 60,
-}  # fmt: skip
+TEACH = vars(override(Config(base=str(BLANK)), [str(Path(__file__).parents[1] / "dpo/settings/blank_base.py")]))
+TEACH = {name: value for name, value in TEACH.items() if value != getattr(Config(), name)}
 RUNS: dict[str, tuple[int, str, dict]] = {  # pairs, their negatives, settings
     "shipped base": (FEW, "base", {}),
     "shipped base, refusals": (FEW, "refusal", {}),

@@ -3,7 +3,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from configurator import SettingError, configure, help_text, override
+from configurator import SettingError, configure, help_text, override, run_program
 
 
 @dataclass
@@ -77,6 +77,34 @@ def test_help_lists_every_key_with_default_and_meaning(capsys):
     with pytest.raises(SystemExit) as exit_:
         configure(Config(), ["--help"])
     assert exit_.value.code == 0 and capsys.readouterr().out.strip() == text.strip()
+
+
+def ends_with(error, monkeypatch, *words):
+    """Exit code of a program that raises this."""
+
+    def program(settings):
+        if error:
+            raise error
+
+    monkeypatch.setattr("sys.argv", ["program", *words])
+    try:
+        run_program(program, Config())
+    except SystemExit as exit_:
+        return exit_.code
+    return 0
+
+
+def test_exit_codes(monkeypatch, capsys):
+    assert ends_with(None, monkeypatch) == 0
+    for error in (ValueError("wrong"), OSError("full"), FloatingPointError("nan"), MemoryError("much")):
+        assert ends_with(error, monkeypatch) == f"error: {error}"  # for sys.exit: printed on standard error, code 1
+    assert ends_with(None, monkeypatch, "--bta=1") == 2 and "did you mean" in capsys.readouterr().err
+    assert ends_with(KeyboardInterrupt(), monkeypatch) == 130
+    with pytest.raises(KeyError):  # a defect of ours keeps its traceback
+        ends_with(KeyError("x"), monkeypatch)
+    monkeypatch.setenv("LOCAL_RANK", "1")  # the second process of a torchrun: the first says what both would say
+    assert ends_with(ValueError("wrong"), monkeypatch) == 1 and ends_with(None, monkeypatch, "--bta=1") == 2
+    assert ends_with(OSError("full"), monkeypatch) == "error: full" and not capsys.readouterr().err
 
 
 @dataclass

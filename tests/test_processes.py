@@ -174,7 +174,7 @@ def test_muon_curves_agree_within_its_own_rounding(settings, tmp_path):
     _, history = train(Config(**settings | {"out": str(tmp_path / "one")}))
     first, second = (told["value"] for told in group(trained, 2, settings))
     assert first["weights"] == second["weights"]
-    assert first["steps"]["loss"] == pytest.approx(history["loss"], rel=1e-2)
+    assert first["steps"]["loss"] == pytest.approx(history["loss"], rel=1e-3)
 
 
 def stopped_in_the_second(rank, step):
