@@ -12,10 +12,12 @@ import math
 import os
 import re
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 
+LISTEN = 10.0  # seconds in which the first process of a machine can speak
 # what ast.literal_eval raises for something that is no plain value, and float() for a number beyond all floats
 LITERAL_ERRORS = (ValueError, SyntaxError, TypeError, OverflowError, MemoryError, RecursionError)
 
@@ -27,34 +29,36 @@ class SettingError(ValueError):
 def run_program(program: Callable, default) -> None:
     """`program(settings)`, with the settings of the command line.
 
-    Exit codes: 0; 1 after an error, which is one sentence on standard error; 2 for a setting that cannot be used; 130
-    after Ctrl-C, as a shell reports it. What every process of a torchrun would say, the first of a machine says.
+    Exit codes: 0; 1 after an error, which is one sentence on standard error; 2 for a setting that is unknown or of
+    another kind; 130 after Ctrl-C, as a shell reports it.
     """
     try:
         program(configure(default, sys.argv[1:]))
+    except SettingError as error:
+        _leave(error, 2)
     except (ValueError, OSError, FloatingPointError, MemoryError) as error:
-        sys.exit(1 if isinstance(error, ValueError) and not _speaks() else f"error: {error}")
+        _leave(error, 1)
     except KeyboardInterrupt:
         sys.exit(130)
 
 
-def _speaks() -> bool:
-    return os.environ.get("LOCAL_RANK", "0") == "0"
+def _leave(error: Exception, code: int) -> None:
+    """Say what is wrong and exit. Of several processes on a machine, the first one says what is wrong for all."""
+    if isinstance(error, ValueError) and os.environ.get("LOCAL_RANK", "0") != "0":
+        time.sleep(LISTEN)  # torchrun ends all when one has ended
+    else:
+        print(f"error: {error}", file=sys.stderr)
+    sys.exit(code)
 
 
 def configure(default, arguments: list[str]):
-    """The settings after `arguments` (`sys.argv[1:]` in a script); exits after `--help` or one sentence of error."""
+    """The settings after `arguments` (`sys.argv[1:]` in a script); exits after `--help`."""
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # a terminal that lacks a character never ends a program
     if {"-h", "--help"} & set(arguments):
         print(help_text(default))
         sys.exit(0)
-    try:
-        return override(default, arguments)
-    except SettingError as error:
-        if _speaks():
-            print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    return override(default, arguments)
 
 
 def override(default, arguments: list[str]):
@@ -155,7 +159,7 @@ def _read_file(default, path: Path) -> dict:
             raise SettingError(f"{path} line {line.lineno}: not a `name = value` line")
         key = line.targets[0].id
         try:
-            key = _key(default, key)
+            key = _key(default, _written(key))
             values[key] = _checked(default, key, ast.literal_eval(line.value))
         except SettingError as error:
             raise SettingError(f"{path} line {line.lineno}: {error}") from None

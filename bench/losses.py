@@ -2,13 +2,14 @@
 
 The assignment's own settings are among them. Takes about three quarters of an hour on two CPU cores; stop it when you
 like: runs that ended are kept in runs/losses and not repeated. Prints the table of `python -m dpo.compare` and draws
-runs/losses/runs.png.
+dpo/losses.png.
 """
 
 from pathlib import Path
 
 from bench.report import hardware
 from configurator import override
+from dpo.plots import runs_figure, save_figure
 from dpo.sweep import compare_and_draw, train_all
 from dpo.train import Config
 
@@ -41,7 +42,8 @@ def all_runs() -> dict[str, Config]:
 
 def main() -> None:
     print(hardware())
-    compare_and_draw(train_all(all_runs(), FOLDER), FOLDER / "runs.png")
+    results = compare_and_draw(train_all(all_runs(), FOLDER), FOLDER, n=1200)
+    save_figure(runs_figure(results), "dpo/losses.png")
 
 
 if __name__ == "__main__":

@@ -40,12 +40,9 @@ WIDER = ("products above 99: 47*8=?", "negative differences: 17-36=?", "three-di
 
 def one_round(name: str) -> GPT:
     """The model after a round on its predecessor's own answers."""
-    pairs, out = (
-        FOLDER / f"{name.replace(' ', '_').replace(',', '')}.json",
-        FOLDER / name.replace(" ", "_").replace(",", ""),
-    )
-    make_pairs.main(make_pairs.Config(from_=FIRST, out=str(pairs), **ROUNDS[name]))
-    policy, _ = train(Config(base=FIRST, pairs=str(pairs), out=str(out)))
+    folder = FOLDER / name.replace(" ", "_").replace(",", "")
+    make_pairs.main(make_pairs.Config(from_=FIRST, out=f"{folder}/pairs.json", **ROUNDS[name]))
+    policy, _ = train(Config(base=FIRST, pairs=f"{folder}/pairs.json", out=str(folder)))
     return policy.eval()
 
 

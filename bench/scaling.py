@@ -1,9 +1,8 @@
 """What several machines would bring: `python -m bench.scaling`. Compute is measured here, the rest is computed from it.
 
-
-Measured: the seconds of a step's passes for a share of the batch, of the optimizer's step, and of summing the gradients
-of two processes on this machine. Computed: a step on n machines of this kind, whose gradients go round in a ring at
-the speed of a network. Prints tables.
+Measured: the seconds of a step's passes for the longest share of the batch, of the optimizer's step, of laying the
+gradients out in one piece and back, and of summing them over two processes on this machine. Computed: a step on n
+machines of this kind, whose gradients go round in a ring at the speed of a network. Prints tables.
 """
 
 import tempfile
@@ -19,6 +18,7 @@ from bench.report import hardware
 from dpo.batches import batches, compute_reference_logps, encode_pairs
 from dpo.evaluate import markdown
 from dpo.pairs import load_pairs
+from dpo.processes import Processes
 from dpo.train import Config, accumulate, objective, update
 from sft.checkpoint import load_model
 from sft.optimizers import make_optimizers, make_schedulers
@@ -30,24 +30,38 @@ ROUNDS = 5
 SETTINGS = Config()
 
 
-def step_seconds() -> tuple[dict[int, float], float, int]:
-    """Seconds of the passes for each machine's share of a batch, of the optimizer, and bytes of the gradients."""
+class Unconnected(Processes):
+    """All that several processes do for a sum, but the sum."""
+
+    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor
+
+    @property
+    def _device(self) -> torch.device:
+        return torch.device("cpu")
+
+
+def step_seconds() -> tuple[dict[int, float], float, float, int]:
+    """Seconds of the passes for a machine's share of a batch, of laying out the gradients, of the optimizer; bytes."""
     tokenizer, policy = load_tokenizer(), load_model(SETTINGS.base)
     examples = encode_pairs(tokenizer, load_pairs(SETTINGS.pairs, tokenizer).pairs[: 64 * (ROUNDS + 1)])
     logps = compute_reference_logps(policy, examples)
     optimizers = make_optimizers(policy, "adamw", SETTINGS.base_lr)
     schedulers = make_schedulers(optimizers, 1000)
-    passes, updates = {n: [] for n in MACHINES}, []
+    passes, updates, layings = {n: [] for n in MACHINES}, [], []
     for n in MACHINES:
-        for parts in batches(examples, logps, SETTINGS.batch_size, SETTINGS.seed, share=(0, n)):
-            started = time.perf_counter()
-            accumulate(policy, parts, SETTINGS.precision, **objective(SETTINGS))
-            half = time.perf_counter()
+        for parts in batches(examples, logps, SETTINGS.batch_size, SETTINGS.seed, share=(n - 1, n)):
+            times = [time.perf_counter()]
+            metrics = accumulate(policy, parts, SETTINGS.precision, **objective(SETTINGS))
+            times.append(time.perf_counter())
+            Unconnected(0, 2).average(policy, metrics, 1)
+            times.append(time.perf_counter())
             update(policy, parts, optimizers, schedulers, SETTINGS.max_grad_norm)
-            passes[n].append(half - started)
-            updates.append(time.perf_counter() - half)
+            times.append(time.perf_counter())
+            for seconds, start, end in zip((passes[n], layings, updates), times, times[1:], strict=False):
+                seconds.append(end - start)
     size = sum(p.numel() * p.element_size() for p in policy.parameters())
-    return {n: median(seconds[1:]) for n, seconds in passes.items()}, median(updates[1:]), size
+    return {n: median(seconds[1:]) for n, seconds in passes.items()}, median(layings[1:]), median(updates[1:]), size
 
 
 def _sum_often(rank: int, meeting: str, size: int) -> None:
@@ -72,22 +86,25 @@ def sum_seconds(size: int) -> float:
         return float(Path(f"{meeting}.seconds").read_text())
 
 
-def speed_up(n: int, passes: dict[int, float], update: float, size: int, bytes_per_second: float) -> float:
+def speed_up(
+    n: int, passes: dict[int, float], laying: float, update: float, size: int, bytes_per_second: float
+) -> float:
     """How much faster n machines make a step: each sends 2 (n - 1) / n times the gradients' bytes around the ring."""
-    exchange = 2 * (n - 1) / n * size / bytes_per_second
+    exchange = laying + 2 * (n - 1) / n * size / bytes_per_second if n > 1 else 0.0
     return (passes[1] + update) / (passes[n] + update + exchange)
 
 
 def main() -> None:
-    passes, update, size = step_seconds()
+    passes, laying, update, size = step_seconds()
     shared = sum_seconds(size)
     print(f"{hardware()}; medians of {ROUNDS} steps of {SETTINGS.batch_size} pairs")
-    print(f"gradients {size / 1e6:.1f} MB, optimizer {update:.3f} s, summed by two processes in {shared:.3f} s\n")
+    print(f"gradients {size / 1e6:.1f} MB, laid out in {laying:.3f} s, summed by two processes in {shared:.3f} s")
+    print(f"optimizer {update:.3f} s\n")
     rows = [
         ["machines", "passes over its share, s (measured)", *(f"speed-up at {name} (computed)" for name in NETWORKS)]
     ]
     for n in MACHINES:
-        gains = (f"{speed_up(n, passes, update, size, speed):.1f}" for speed in NETWORKS.values())
+        gains = (f"{speed_up(n, passes, laying, update, size, speed):.1f}" for speed in NETWORKS.values())
         rows.append([str(n), f"{passes[n]:.3f}", *gains])
     print(markdown(rows))
 

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from configurator import run_program
 from dpo.arithmetic import FORMS, Question, domain, parse_answer
 from dpo.evaluate import Reply, answer_questions, evaluate, judge, percent, rate, table, wilson, write_json
-from dpo.plots import atlas_figure, save_figure
+from dpo.plots import atlas_figure, check_picture, save_figure
 from dpo.provenance import ROOT, code_hash, weights_hash
 from sft.checkpoint import load_model
 from sft.device import best_device
@@ -163,6 +163,7 @@ def mistakes_in_words(replies: list[Reply]) -> str:
 
 
 def main(config: Config) -> None:
+    check_picture(config.out)
     replies = {
         name: ask_everything(checkpoint, config.answers, config.device, progress=f"asking {checkpoint}")
         for name, checkpoint in (("before", config.base), ("after", config.checkpoint))

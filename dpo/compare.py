@@ -7,6 +7,7 @@ which wrong, which pairs and settings differ.
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean
 
 from torch import Tensor
 
@@ -14,8 +15,9 @@ from configurator import run_program
 from dpo.arithmetic import parse_question
 from dpo.evaluate import Reply, answer_questions, evaluate, in_words, markdown, percent, rate, sample_domain, write_json
 from dpo.history import History
-from dpo.plots import runs_figure, save_figure
-from dpo.train import ELSEWHERE
+from dpo.plots import check_picture, runs_figure, save_figure
+from dpo.train import PASSING
+from dpo.train import Config as Training
 from model import GPT
 from sft.answers import answer_prompts
 from sft.checkpoint import is_plain, load_checkpoint, load_model, unpack
@@ -24,6 +26,9 @@ from sft.device import best_device
 from sft.tokenizer import Tokenizer, load_tokenizer
 
 SHOWN = 5  # examples of each kind
+LOOKING = ("eval_every", "eval_questions")  # settings of how a run is watched
+RECORDED = {"steps": {"rewards/accuracies"}, "looks": {"step", "exact/held_out", "kl"}}  # what is shown of a history
+LAST_STEPS = 5  # over which a curve's end is averaged
 MOST_EDITED = 200  # questions of changed pairs that are asked at most
 
 
@@ -53,14 +58,30 @@ def read_run(path: str | Path) -> Run:
     if not Path(path).exists():
         raise ValueError(f"{path}: no such run; every training but a repeated one keeps the run before it")
     extras = load_checkpoint(path).extras
-    if not isinstance(extras.get("pairs"), Tensor) or not is_plain(extras.get("config")):
+    config = extras.get("config")
+    if not isinstance(extras.get("pairs"), Tensor) or not isinstance(extras.get("history"), Tensor):
         raise ValueError(f"{path} does not say on which pairs it was tuned; train again to compare it")
+    if not is_plain(config) or not all(str(text).isprintable() for text in (*config, *config.values())):
+        raise ValueError(f"{path} has settings that are no plain texts and numbers; train again to compare it")
     pairs = unpack(extras["pairs"])
     if not isinstance(pairs, list) or not all(map(_is_pair, pairs)):
         raise ValueError(f"{path} has pairs that are no texts; train again to compare it")
+    return Run(config, [tuple(pair) for pair in pairs], _read_history(path, unpack(extras["history"])))
+
+
+def _read_history(path: str | Path, state: object) -> History:
     history = History()
-    history.load_state_dict(unpack(extras.get("history")))
-    return Run(extras["config"], [tuple(pair) for pair in pairs], history)
+    try:
+        history.load_state_dict(state)
+        for name, table in history.state_dict().items():
+            whole = RECORDED[name] <= table.keys() and min(map(len, table.values())) > 0
+            if not (whole or (name == "looks" and not table)):
+                raise ValueError
+            if not all(abs(float(value)) < 1e9 for column in table.values() for value in column):
+                raise ValueError
+    except (ValueError, OverflowError):
+        raise ValueError(f"{path} has a history that cannot be read; train again to compare it") from None
+    return history
 
 
 def _is_pair(row: object) -> bool:
@@ -119,9 +140,12 @@ def describe_answers(before: list[Reply], after: list[Reply]) -> str:
 
 
 def changed_settings(runs: list[Run]) -> dict[str, list]:
-    """Every setting that a result depends on and that is not the same in all runs, with its value in each."""
-    names = {name: None for run in runs for name in run.settings if name not in (*ELSEWHERE, "eval_every")}
-    values = {name: [run.settings.get(name, "-") for run in runs] for name in names}
+    """Every setting that a result depends on and that is not the same in all runs, with its value in each.
+
+    A run from before there was a setting has its default.
+    """
+    names = {name: None for run in runs for name in run.settings if name not in (*PASSING, *LOOKING)}
+    values = {name: [run.settings.get(name, getattr(Training, name, "-")) for run in runs] for name in names}
     return {name: column for name, column in values.items() if len(set(column)) > 1}
 
 
@@ -167,26 +191,19 @@ def compare(files: dict[str, Path], n: int, seed: int, device: str = "auto") -> 
 
 def runs_table(results: dict[str, dict], changed: dict[str, list]) -> str:
     """A row per run: what was set otherwise, and what came of it."""
-    groups = [group for group in next(iter(results.values()))["groups"] if group.startswith("held_out")]
-    head = ["run", *changed, "pairs ranked right", *map(in_words, groups), "KL to the base, nats", "small talk kept"]
-    rows = [head]
+    first = next(iter(results.values()))
+    groups = [group for group in first["groups"] if group.startswith("held_out")]
+    asked = [f"{in_words(group)}, n = {first['groups'][group]['n']:,}" for group in groups]
+    talk = f"small talk kept, n = {first['everyday']['n']}"
+    rows = [["run", *changed, "pairs ranked right", *asked, "KL to the base, nats", talk]]
     for (name, result), *values in zip(results.items(), *changed.values(), strict=True):
         steps, looks = result["history"]["steps"], result["history"]["looks"]
-        ranked = f"{steps['rewards/accuracies'][-1]:.0%}" if steps else "-"
-        kl = f"{looks['kl'][-1]:.2f}" if looks else "-"
+        settings = [f"{value:g}" if isinstance(value, float) else str(value) for value in values]
+        ranked = f"{mean(steps['rewards/accuracies'][-LAST_STEPS:]):.0%}"
         right = [percent(result["groups"][group]["right"]) for group in groups]
-        rows.append(
-            [
-                name,
-                *(f"{v:g}" if isinstance(v, float) else str(v) for v in values),
-                ranked,
-                *right,
-                kl,
-                percent(result["everyday"]),
-            ]
-        )
-    asked = ", ".join(f"n = {next(iter(results.values()))['groups'][group]['n']:,}" for group in groups)
-    return f"{markdown(rows)}\n\nRight: number and reason, greedy, 95 % intervals; {asked}."
+        kl = f"{looks['kl'][-1]:.2f}" if looks else "-"
+        rows.append([name, *settings, ranked, *right, kl, percent(result["everyday"])])
+    return f"{markdown(rows)}\n\nRight: number and reason, greedy; 95 % intervals."
 
 
 def describe_small_talk(before: GPT, after: GPT, tokenizer: Tokenizer) -> str:
@@ -210,6 +227,8 @@ def describe_small_talk(before: GPT, after: GPT, tokenizer: Tokenizer) -> str:
 
 
 def main(config: Config) -> None:
+    if config.figure:
+        check_picture(config.figure)
     results, text = compare(named(config.runs), config.n, config.seed, config.device)
     print(text)
     if config.figure:

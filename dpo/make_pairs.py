@@ -13,6 +13,7 @@ import random
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -37,7 +38,7 @@ class Config:
 
     n: int = 3072  # how many pairs; with --from, to how many questions
     seed: int = 1  # of questions and negatives
-    negatives: str = "base"  # base: sampled from the base model; refusal; near_miss: a wrong number
+    negatives: str = "base"  # base: sampled from the base model; refusal; near_miss: a wrong number; not with --from
     ranges: str = "standard"  # which questions, by comma: standard, products, negatives, sums
     base: str = "sft/gpt.pt"  # the model whose answers are the negatives
     from_: str = ""  # a model whose own right and wrong answers are the pairs
@@ -144,7 +145,7 @@ def _negatives(questions: list[Question], config: Config, rng: random.Random) ->
 
 
 def main(config: Config) -> None:
-    if config.from_ and config.out == Config().out:
+    if config.from_ and Path(config.out).resolve() == Path(Config.out).resolve():
         raise ValueError(f"this would replace the shipped {config.out}; name another file: --out=runs/own.json")
     with hushed(config.quiet):
         pairs = make_pairs(config)

@@ -17,6 +17,7 @@ from dpo.history import History
 
 # Okabe-Ito colours: told apart by everyone; every line also has its own style and its name beside it.
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
+PICTURES = (".png", ".svg", ".pdf")
 PERCENT_TICKS = ([0, 0.25, 0.5, 0.75, 1], ["0 %", "25 %", "50 %", "75 %", "100 %"])  # ticks of a rate
 STEP_PANELS = {
     "Loss": {
@@ -115,7 +116,8 @@ def _label_ends(axis, labels: list[tuple[float, str, str]], step: float) -> None
     for value, label, color in sorted(labels):
         lines = label.count("\n") + 1
         placed = max(value, placed + gap * (1 + lines) / 2)
-        axis.annotate(label, (step, placed), (6, 0), textcoords="offset points", color=color, va="center", fontsize=10)
+        at_its_end = {"xytext": (6, 0), "textcoords": "offset points", "va": "center"}
+        axis.annotate(label, (step, placed), **at_its_end, color=color, fontsize=10, parse_math=False)
 
 
 def schedule_figure(rates: list[float]) -> Figure:
@@ -208,10 +210,10 @@ def _draw_ends(axis, results: dict[str, dict]) -> None:
     places = range(len(results), 0, -1)
     for offset, (group, (marker, color)) in zip((0.22, 0, -0.22), ENDS.items(), strict=True):
         for y, result in zip(places, results.values(), strict=True):
-            share = result["everyday"] if group == "everyday" else result["groups"][group]["right"]
+            share = _share(result, group)
             axis.plot([share["low"], share["high"]], [y + offset] * 2, color=color, linewidth=1.4)
             axis.plot(share["rate"], y + offset, marker, color=color, markersize=6)
-    axis.set_yticks(places, list(results))
+    axis.set_yticks(places, list(results), parse_math=False)
     axis.set_ylim(0.4, len(results) + 0.6)
     axis.set_xlim(-0.03, 1.03)
     axis.set_xticks(*PERCENT_TICKS)
@@ -221,6 +223,10 @@ def _draw_ends(axis, results: dict[str, dict]) -> None:
     handles = [Line2D([], [], color=c, marker=m, linestyle="", label=names[g]) for g, (m, c) in ENDS.items()]
     axis.figure.legend(handles=handles, loc="outside lower left", ncols=3, frameon=False, fontsize=10)
     axis.spines[["top", "right"]].set_visible(False)
+
+
+def _share(result: dict, group: str) -> dict:
+    return result["everyday"] if group == "everyday" else result["groups"][group]["right"]
 
 
 def _draw_ways(axis, results: dict[str, dict]) -> None:
@@ -246,29 +252,35 @@ def _draw_ways(axis, results: dict[str, dict]) -> None:
 def grid_figure(names: tuple[str, str], values: tuple[list, list], results: list[list[dict]]) -> Figure:
     """Two settings against each other: right answers and small talk kept in a table of colours, a panel each.
 
-    `results[i][j]` belongs to `values[0][i]` and `values[1][j]`.
+    `results[i][j]` belongs to `values[0][i]` and `values[1][j]`; None for a run that came to no result.
     """
     figure, axes = plt.subplots(
         1, 3, figsize=(3.2 + 3 * 0.95 * len(values[1]), 2.2 + 0.55 * len(values[0])), layout="constrained"
     )
     plt.close(figure)
     for axis, group in zip(axes, ENDS, strict=True):
-        shares = [
-            [r["everyday"] if group == "everyday" else r["groups"][group]["right"] for r in row] for row in results
-        ]
-        rates = np.array([[share["rate"] for share in row] for row in shares])
+        shares = [[_share(result, group) if result else None for result in row] for row in results]
+        rates = np.array([[share["rate"] if share else np.nan for share in row] for row in shares])
         axis.imshow(rates, cmap="Blues", vmin=0, vmax=1, aspect="auto")
         for (i, j), value in np.ndenumerate(rates):
-            ink = _ink(plt.get_cmap("Blues")(value))
-            axis.text(j, i, f"{100 * value:.0f} %", ha="center", va="center", color=ink, fontsize=11)
+            text = "-" if np.isnan(value) else f"{100 * value:.0f} %"
+            ink = _ink(plt.get_cmap("Blues")(np.nan_to_num(value)))
+            axis.text(j, i, text, ha="center", va="center", color=ink, fontsize=11)
         axis.set_xticks(range(len(values[1])), [f"{v}" for v in values[1]])
         axis.set_yticks(range(len(values[0])), [f"{v}" for v in values[0]])
         axis.set_xlabel(names[1])
         axis.set_ylabel(names[0])
         title = "small talk kept" if group == "everyday" else in_words(group)
-        axis.set_title(f"{title}, n = {shares[0][0]['n']:,}", fontsize=11, loc="left")
+        n = next(share["n"] for row in shares for share in row if share)
+        axis.set_title(f"{title}, n = {n:,}", fontsize=11, loc="left")
         axis.spines[:].set_visible(False)
     return figure
+
+
+def check_picture(path: str | Path) -> None:
+    """ValueError unless the file's name ends like that of a picture: to be asked before long work."""
+    if Path(path).suffix not in PICTURES:
+        raise ValueError(f"{path}: name a picture that ends in {', '.join(PICTURES)}")
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:

@@ -4,6 +4,7 @@ Every process holds the whole model and takes its share of every batch. After th
 averaged, so that all take the same step and stay bitwise alike. The first process alone looks, prints and writes.
 """
 
+import hashlib
 import os
 import socket
 from collections.abc import Iterator
@@ -38,15 +39,31 @@ class Processes:
         if self.count > 1:
             try:
                 dist.all_reduce(tensor)
-            except RuntimeError:
+            except RuntimeError as error:
                 raise ConnectionError(
-                    "another process of this run has ended and says why; the same command with --resume goes on"
+                    f"another process of this run has probably ended ({str(error).splitlines()[0][:200]}); "
+                    "see its message. The same command with --resume goes on"
                 ) from None
         return tensor
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set in one process or more."""
         return bool(self.sum(torch.tensor(float(flag), device=self._device)))
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+        self.any(False)
+
+    def check_alike(self, *facts: str | int) -> None:
+        """ValueError in every process unless all of them have these facts in common."""
+        own = int(hashlib.sha256(repr(facts).encode()).hexdigest()[:12], 16)  # 48 bits: exact in float64
+        numbers = torch.zeros(self.count, dtype=torch.float64, device=self._device)
+        numbers[self.rank] = own
+        if any(number != own for number in self.sum(numbers).tolist()):
+            raise ValueError(
+                "the processes do not start from the same place: every machine needs the same base, pairs, settings "
+                "and --precision, and to go on also the first one's dpo.state.pt in its folder"
+            )
 
     def average(self, model: nn.Module, metrics: dict[str, float], pairs: int) -> dict[str, float]:
         """Average gradients and metrics over all pairs of a batch, of which this process had so many; the metrics.
@@ -97,5 +114,7 @@ def own_device(name: str) -> torch.device:
     device = best_device(name)
     if device.type == "cuda" and "LOCAL_RANK" in os.environ:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        if device.index >= torch.cuda.device_count():
+            raise ValueError(f"more processes than the {torch.cuda.device_count()} cards: lower --nproc_per_node")
         torch.cuda.set_device(device)
     return device

@@ -5,6 +5,7 @@ that was stopped is gone on with.
 """
 
 import itertools
+import re
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
@@ -13,29 +14,52 @@ from dpo import train
 from dpo.compare import compare
 from dpo.evaluate import write_json
 from dpo.plots import grid_figure, runs_figure, save_figure
-from sft.checkpoint import CheckpointError, load_checkpoint
+from dpo.provenance import file_hash
+from sft.bar import hushed
+from sft.checkpoint import CheckpointError, is_plain, load_checkpoint
+from sft.state import ResumeError
 
 MOST_RUNS = 100
 
 
 def train_all(runs: dict[str, train.Config], folder: Path) -> dict[str, Path]:
-    """Train what has not been trained in its folder with just these settings; the checkpoint of every run."""
-    paths = {}
+    """Train what has not been trained in its folder with just these settings, pairs and base.
+
+    The checkpoint of every run, but of those whose loss was not finite: that is said, and the others go on.
+    """
+    paths = {name: folder / re.sub(r"[^\w.-]", "_", name) / "dpo.pt" for name in runs}
+    if len(set(paths.values())) < len(paths):
+        raise ValueError(f"two of the runs would have the same folder in {folder}: {', '.join(sorted(paths))[:200]}")
+    ended = {}
     for number, (name, config) in enumerate(runs.items(), start=1):
-        out = folder / "".join(c if c.isalnum() or c in ".-" else "_" for c in name)
-        config = replace(config, out=str(out), resume=True)
-        paths[name] = out / "dpo.pt"
-        if not _is_done(paths[name], config):
-            print(f"\nrun {number} of {len(runs)}: {name}", flush=True)
-            train.train(config)
-    return paths
+        config = replace(config, out=str(paths[name].parent))
+        try:
+            if not _is_done(paths[name], config):
+                print(f"\nrun {number} of {len(runs)}: {name}", flush=True)
+                _train_or_go_on(config)
+            ended[name] = paths[name]
+        except FloatingPointError as error:
+            print(f"left out: {name}: {error}")
+    return ended
+
+
+def _train_or_go_on(config: train.Config) -> None:
+    try:
+        train.train(replace(config, resume=True))
+    except ResumeError:  # a run with other settings was stopped in this folder
+        train.train(config)
 
 
 def _is_done(path: Path, config: train.Config) -> bool:
+    """Whether the checkpoint is of a run with these settings on these very pairs and this base."""
     try:
-        return path.exists() and load_checkpoint(path).extras.get("config") == asdict(config)
+        extras = load_checkpoint(path).extras if path.exists() else {}
     except CheckpointError:
         return False
+    if not is_plain(extras.get("config")) or train.lasting(extras["config"]) != train.lasting(asdict(config)):
+        return False
+    files = f"base {file_hash(config.base)}, pairs {file_hash(config.pairs)},"
+    return files in str(extras.get("environment"))
 
 
 @dataclass
@@ -56,8 +80,10 @@ def read_grid(config: Config) -> tuple[dict[str, list], dict[str, train.Config]]
             raise SettingError(f"grid: {word!r} is not a setting of its own with values, like beta=0.1,0.5")
         grid[name] = [getattr(override(train.Config(), [f"--{name}={text}"]), name) for text in texts.split(",")]
     combinations = list(itertools.product(*grid.values()))
-    if not grid or len(combinations) > MOST_RUNS or len(set(combinations)) < len(combinations):
+    if not 2 <= len(combinations) <= MOST_RUNS or len(set(combinations)) < len(combinations):
         raise SettingError(f"grid: {len(combinations)} runs; 2 to {MOST_RUNS} different ones are meant")
+    if config.n < 1 or config.metrics:
+        raise SettingError("n must be at least 1, and metrics empty: every run would write the same file")
     common = {field.name: getattr(config, field.name) for field in fields(train.Config)}
     runs = {
         ", ".join(f"{name} {value}" for name, value in zip(grid, values, strict=True)): train.Config(
@@ -70,23 +96,25 @@ def read_grid(config: Config) -> tuple[dict[str, list], dict[str, train.Config]]
     return grid, runs
 
 
-def compare_and_draw(paths: dict[str, Path], picture: Path, n: int = 1200) -> dict[str, dict]:
-    """Print the table of all runs, draw them; their figures by name."""
-    results, text = compare(paths, n, seed=1)
+def compare_and_draw(paths: dict[str, Path], folder: Path, n: int, device: str = "auto") -> dict[str, dict]:
+    """Print the table of all runs and draw them into the folder; their figures by name."""
+    results, text = compare(paths, n, seed=1, device=device)
     print(f"\n{text}")
-    save_figure(runs_figure(results), picture)
-    write_json(picture.with_suffix(".json"), results)
+    save_figure(runs_figure(results), folder / "runs.png")
+    write_json(folder / "runs.json", results)
     return results
 
 
 def main(config: Config) -> None:
     grid, runs = read_grid(config)
     folder = Path(config.out)
-    results = list(compare_and_draw(train_all(runs, folder), folder / "runs.png", config.n).values())
-    if len(grid) == 2:
-        rows, columns = grid.values()
-        table = [results[start : start + len(columns)] for start in range(0, len(results), len(columns))]
-        save_figure(grid_figure(tuple(grid), (rows, columns), table), folder / "grid.png")
+    with hushed(config.quiet):
+        results = compare_and_draw(train_all(runs, folder), folder, config.n, config.device)
+        if len(grid) == 2:
+            names, (rows, columns) = tuple(grid), grid.values()
+            all_results = [results.get(name) for name in runs]
+            table = [all_results[start : start + len(columns)] for start in range(0, len(runs), len(columns))]
+            save_figure(grid_figure(names, (rows, columns), table), folder / "grid.png")
 
 
 if __name__ == "__main__":

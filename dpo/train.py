@@ -25,16 +25,17 @@ from dpo.processes import Processes, joined, own_device
 from dpo.provenance import environment, examples_hash, weights_hash
 from model import DIGIT_IDS, GPT
 from sft.bar import Bar, hushed
-from sft.checkpoint import CheckpointError, checkpoint_bytes, identify, load_checkpoint, load_model, pack
+from sft.checkpoint import CheckpointError, checkpoint_bytes, identify, is_plain, load_checkpoint, load_model, pack
 from sft.device import autocast, best_precision, out_of_memory_in_words
 from sft.files import check_folder, write_atomically
-from sft.optimizers import make_optimizers, make_schedulers
+from sft.optimizers import OPTIMIZERS, make_optimizers, make_schedulers
 from sft.state import TrainingState, announce_replaced, circumstances, remove_state
 from sft.tokenizer import Tokenizer, load_tokenizer
 
 STATE = "dpo.state.pt"  # in the folder `out`, while a run is not finished
+USED_BY = {"label_smoothing": ("cdpo", "robust"), "dpop_lambda": ("dpop",), "simpo_gamma": ("simpo",)}
 OBJECTIVE = ("beta", "nll_coef", "loss_type", "digit_weight", "label_smoothing", "dpop_lambda", "simpo_gamma")
-ELSEWHERE = ("base", "pairs", "out", "device", "precision", "micro_batch", "save_every", "resume", "metrics", "quiet")
+PASSING = ("out", "device", "micro_batch", "save_every", "resume", "metrics", "quiet")  # no result depends on these
 METRICS = (
     "loss", "loss/preference", "nll", "rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies",
     "logps/chosen", "logps/rejected",
@@ -88,7 +89,8 @@ def dpo_step(
 
     DPO (Eq. 7), or another `loss_type` with the numbers of that `variant` (`dpo_loss`); plus `nll_coef` times the
     chosen answer's negative log-likelihood, mean per character of each answer: the RPO term of Pang et al. 2024
-    (arXiv 2404.19733). In that mean a digit counts `digit_weight` times.
+    (arXiv 2404.19733). In that mean a digit counts `digit_weight` times. Where the loss is `assignment`, an answer is
+    the whole text (`encode_pairs`), also in the metrics.
     """
     chosen, rejected = batch.pairs.chosen, batch.pairs.rejected
     chosen_logits, rejected_logits = pair_logits(policy, batch.pairs)
@@ -153,14 +155,14 @@ def update(
 def _not_finite(policy: GPT, what: str, parts: list[PairBatch]) -> FloatingPointError:
     """The error to raise, with no gradients left behind."""
     policy.zero_grad(set_to_none=True)
-    lines = ", ".join(map(str, sorted(line for part in parts for line in part.lines)))
+    lines = ", ".join(map(str, sorted(line for part in parts for line in part.lines))) or "of another process"
     return FloatingPointError(f"{what} for the pairs of lines {lines}; nothing was changed by this step: lower base_lr")
 
 
-def check(config: Config) -> None:
+def check(config: Config, writes: bool = True) -> None:
     """ValueError for settings that cannot train anything, SaveError for a folder that cannot be written to.
 
-    To be called before anything is loaded.
+    To be called before anything is loaded; of several processes one `writes`.
     """
     if config.epochs < 1 or config.batch_size < 1 or config.beta <= 0:
         raise ValueError(
@@ -176,14 +178,21 @@ def check(config: Config) -> None:
         raise ValueError("eval_questions must be at least 2; --eval_every=0 asks none")
     if config.loss_type not in LOSS_TYPES:
         raise ValueError(f"loss_type is {config.loss_type!r}; it must be one of {', '.join(LOSS_TYPES)}")
-    for folder in [Path(config.out), *([Path(config.metrics).parent] if config.metrics else [])]:
+    if config.optimizer not in OPTIMIZERS:
+        raise ValueError(f"optimizer is {config.optimizer!r}; it must be one of {', '.join(OPTIMIZERS)}")
+    for folder in [Path(config.out), *([Path(config.metrics).parent] if config.metrics else [])] if writes else []:
         check_folder(folder, 0)
+
+
+def lasting(settings: dict) -> dict:
+    """Those settings of a run that its result depends on."""
+    return {name: value for name, value in settings.items() if name not in PASSING}
 
 
 def made_from(config: Config, reference: GPT, examples: list[Example]) -> dict[str, str | int | float | bool]:
     """What a saved state must share with the run that goes on from it: the settings that its result depends on,
     and hashes of base and data, wherever their files lie."""
-    settings = {name: value for name, value in asdict(config).items() if name not in ELSEWHERE}
+    settings = {n: v for n, v in lasting(asdict(config)).items() if n not in ("base", "pairs", "precision")}
     precision = best_precision(reference.lm_head.weight.device, config.precision)
     return settings | {"precision": precision, "base": weights_hash(reference), "pairs": examples_hash(examples)}
 
@@ -205,7 +214,9 @@ def _is_of(path: Path, made_of: dict) -> bool:
         extras = load_checkpoint(path).extras
     except CheckpointError:
         return False
-    return all(extras.get(name) == value for name, value in made_of.items())
+    if not is_plain(extras.get("config")) or extras.get("environment") != made_of["environment"]:
+        return False
+    return lasting(extras["config"]) == lasting(made_of["config"])
 
 
 def train(config: Config, history: History | None = None) -> tuple[GPT, History]:
@@ -216,7 +227,7 @@ def train(config: Config, history: History | None = None) -> tuple[GPT, History]
     """
     device = own_device(config.device)
     with joined(device) as processes, hushed(config.quiet or not processes.first):
-        check(config)
+        check(config, processes.first)
         return _run(config, History() if history is None else history, device, processes)
 
 
@@ -228,6 +239,9 @@ def _run(config: Config, history: History, device: torch.device, processes: Proc
     examples = encode_pairs(tokenizer, pairs, config.loss_type)
     steps = math.ceil(len(examples) / config.batch_size) * config.epochs
     print(f"{identify(config.base)}\n{made_of}\n{len(examples)} pairs, {steps} steps of {config.batch_size}")
+    for name, loss_types in USED_BY.items():
+        if getattr(config, name) != getattr(Config(), name) and config.loss_type not in loss_types:
+            print(f"note: {name} does nothing with the loss {config.loss_type}, only with {' and '.join(loss_types)}")
     observer = Observer(reference, tokenizer, pairs, config.eval_questions, config.seed)
     with autocast(device, precision):
         scored = compute_reference_logps(reference, examples, config.micro_batch, "reference", processes.share)
@@ -235,7 +249,7 @@ def _run(config: Config, history: History, device: torch.device, processes: Proc
     optimizers = make_optimizers(policy, config.optimizer, config.base_lr, config.muon_lr)
     schedulers = make_schedulers(optimizers, steps)
     made = made_from(config, reference, examples)
-    here = circumstances(device, micro_batch=config.micro_batch, processes=processes.count)
+    here = circumstances(device, config.micro_batch, processes.count)
     path = Path(config.out) / STATE
     state = TrainingState(path, policy, optimizers, schedulers, history, made, here, writes=processes.first)
     if not config.resume:
@@ -246,6 +260,7 @@ def _run(config: Config, history: History, device: torch.device, processes: Proc
         Bar(steps, "DPO", "step", done=len(history)) as bar,
         _metrics_file(config.metrics if processes.first else "", history) as record,
     ):
+        processes.check_alike(len(history), weights_hash(policy), *map(str, made.values()))
         if config.eval_every and not history.looks and processes.first:
             history.append_look(observer.look(policy))
             record()
@@ -266,12 +281,14 @@ def _run(config: Config, history: History, device: torch.device, processes: Proc
             bar.update()
             if processes.any(bool(stop)):
                 break
+    processes.wait()  # or torchrun ends the first while it saves, since the others have ended
     if len(history) < steps:
         print(f"stopped after step {len(history)} of {steps}; the same command with --resume goes on from there")
         raise KeyboardInterrupt
     if processes.first:
         save_run(config.out, policy, pairs, history, config=asdict(config), environment=made_of)
         remove_state(state.path)
+    processes.wait()
     print(f"wrote {Path(config.out) / 'dpo.pt'}\n{describe(history)}")
     return policy, history
 
@@ -283,19 +300,28 @@ def objective(config: Config) -> dict[str, float | str]:
 
 @contextmanager
 def _metrics_file(path: str, history: History) -> Iterator[Callable[[], None]]:
-    """A function that adds the history's last step to the file as a line of JSON; the steps before it stand there."""
+    """A function that adds the history's last step to the file as a line of JSON; the steps before it stand there.
+
+    A file that cannot be written, on a full disk say, does not stop the training.
+    """
     if not path:
         yield lambda: None
         return
-    with open(path, "w", encoding="utf-8") as file:
+    lines = [json.dumps(history.after(step)) for step in range(0 if history.looks else 1, len(history) + 1)]
+    Path(path).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    failed = False
 
-        def record(step: int | None = None) -> None:
-            file.write(json.dumps(history.after(len(history) if step is None else step)) + "\n")
-            file.flush()
+    def record() -> None:
+        nonlocal failed
+        try:
+            if not failed:
+                with open(path, "a", encoding="utf-8") as file:
+                    file.write(json.dumps(history.after(len(history))) + "\n")
+        except OSError as error:
+            failed = True
+            print(f"note: {path} is not written any more ({error.strerror}); the training goes on")
 
-        for step in range(0 if history.looks else 1, len(history) + 1):
-            record(step)
-        yield record
+    yield record
 
 
 def _load_pairs(config: Config, tokenizer: Tokenizer, block_size: int) -> list[Pair]:

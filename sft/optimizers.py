@@ -5,6 +5,8 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from model import GPT
 
+OPTIMIZERS = ("adamw", "muon")
+
 
 def make_optimizers(
     model: GPT, kind: str, lr: float, muon_lr: float = 0.0, weight_decay: float = 0.0

@@ -240,9 +240,10 @@ def remove_state(path: Path) -> None:
         state.unlink(missing_ok=True)
 
 
-def circumstances(device: torch.device, **others: int) -> dict[str, str | int]:
+def circumstances(device: torch.device, micro_batch: int, processes: int = 1) -> dict[str, str | int]:
     """What may differ between two halves of a run, and then costs it bitwise equality."""
-    return {"torch": str(torch.__version__), "device": str(device), "threads": torch.get_num_threads(), **others}
+    sums = {"threads": torch.get_num_threads(), "micro_batch": micro_batch, "processes": processes}
+    return {"torch": str(torch.__version__), "device": str(device), **sums}
 
 
 def _previous(path: Path) -> Path:

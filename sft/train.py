@@ -144,7 +144,7 @@ def run_stage(
     schedulers = make_schedulers(optimizers, steps)
     micro_batch = 256 if model.lm_head.weight.is_cuda else 64  # larger ones leave a CPU's cache
     asked = [question for form in ADDITIVE for question in domain(form) if question.held_out][::10]
-    here = circumstances(model.lm_head.weight.device)
+    here = circumstances(model.lm_head.weight.device, micro_batch)
     state = TrainingState(state_path(config.out), model, optimizers, schedulers, position, made_from, here)
     with (
         state.running(resume) as stop,

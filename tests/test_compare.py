@@ -24,7 +24,7 @@ from dpo.evaluate import judge
 from dpo.train import Config as Training
 from dpo.train import train
 from sft.answers import answer_prompts
-from sft.checkpoint import load_model, save_checkpoint
+from sft.checkpoint import load_model, pack, save_checkpoint
 from sft.corpus import everyday_lines
 
 ROOT = Path(__file__).parents[1]
@@ -91,7 +91,7 @@ def test_the_last_two_runs(base_file, pairs_file, tmp_path):
     head, _, first, second = text.splitlines()[:4]
     assert [cell.strip() for cell in head.split("|")[1:4]] == ["run", "beta", "pairs ranked right"]
     assert "/dpo.previous.pt | 0.1" in first and "/dpo.pt " in second and "| 0.5 " in second
-    assert "small talk kept" in head and "0.00 % (0.00 to 0.53)" in first and text.count("n = 1, n = 1, n = 1.") == 1
+    assert "small talk kept, n = 725" in head and "0.00 % (0.00 to 0.53)" in first and head.count(", n = 1 ") == 3
 
 
 def test_three_runs_are_a_table_a_figure_and_a_file(base_file, pairs_file, tmp_path, capsys):
@@ -99,6 +99,8 @@ def test_three_runs_are_a_table_a_figure_and_a_file(base_file, pairs_file, tmp_p
     for name, others in (("a", {"eval_every": 0}), ("b", {"loss_type": "ipo"}), ("c", {"epochs": 2})):
         train(Training(**settings | {"eval_questions": 2} | others, out=str(tmp_path / name)))
     capsys.readouterr()
+    with pytest.raises(ValueError, match=r"name a picture that ends in [.]png"):
+        main(Config(runs=("a", "b"), figure="runs.bmp"))
     runs = tuple(str(tmp_path / name) for name in "abc")
     main(Config(runs=runs, figure=str(tmp_path / "runs.png"), json=str(tmp_path / "runs.json"), n=1, device="cpu"))
     rows = [[c.strip() for c in line.split("|")[1:]] for line in capsys.readouterr().out.splitlines() if "|" in line]
@@ -122,6 +124,38 @@ def test_runs_that_cannot_be_compared_are_one_sentence(base_file, tmp_path):
     for wrong in (("a",), ("a.pt", "a.pt")):
         with pytest.raises(ValueError, match="name two or more different runs"):
             named(wrong)
+
+
+@pytest.mark.parametrize(
+    "history",
+    [
+        {"steps": {"loss": [1.0]}, "looks": {}},
+        {"steps": {"rewards/accuracies": []}, "looks": {}},
+        {"steps": {"rewards/accuracies": [1.0]}, "looks": {"step": [0]}},
+        {"steps": {"rewards/accuracies": [10**400]}, "looks": {}},
+        {"steps": {"rewards/accuracies": [float("inf")]}, "looks": {}},
+        {"steps": {"rewards/accuracies": ["1"]}, "looks": {}},
+        {"steps": {}, "looks": {}},
+        [1],
+    ],
+)
+def test_an_odd_history_is_one_sentence(base_file, tmp_path, history):
+    extras = {"config": {"beta": 0.1}, "pairs": pack([["1+1=?", " 2.", " No."]])}
+    save_checkpoint(tmp_path / "odd.pt", load_model(base_file), history=pack(history), **extras)
+    with pytest.raises(ValueError, match=r"odd[.]pt has a history that cannot be read; train again"):
+        read_run(tmp_path / "odd.pt")
+    good = {"steps": {"rewards/accuracies": [1.0]}, "looks": {}}
+    for config in ({"loss_type": "\x1b[2Jx"}, {"a\nb": 1}, {"beta": [1]}):
+        save_checkpoint(tmp_path / "odd.pt", load_model(base_file), history=pack(good), **extras | {"config": config})
+        with pytest.raises(ValueError, match=r"odd[.]pt has settings that are no plain texts"):
+            read_run(tmp_path / "odd.pt")
+
+
+def test_settings_that_are_younger_than_a_run_have_their_defaults(base_file, tmp_path):
+    good = {"history": pack({"steps": {"rewards/accuracies": [1.0]}, "looks": {}}), "pairs": pack([["1?", "1", "2"]])}
+    for name, config in (("old", {"beta": 0.1, "base": "a"}), ("new", {"beta": 0.1, "base": "b", "simpo_gamma": 1.0})):
+        save_checkpoint(tmp_path / f"{name}.pt", load_model(base_file), **good, config=config)
+    assert changed_settings([read_run(tmp_path / f"{name}.pt") for name in ("old", "new")]) == {"base": ["a", "b"]}
 
 
 def test_small_talk_is_counted(tiny, tokenizer, base_file):

@@ -42,12 +42,13 @@ def test_values_and_order(tmp_path):
         (["missing.py"], "no settings file 'missing.py'; settings are written --key=value"),
     ],
 )
-def test_mistakes_are_one_sentence(arguments, message, capsys):
+def test_mistakes_are_one_sentence(arguments, message, capsys, monkeypatch):
     with pytest.raises(SettingError) as error:
         override(Config(), arguments)
     assert message in str(error.value)
+    monkeypatch.setattr("sys.argv", ["program", *arguments])
     with pytest.raises(SystemExit) as exit_:
-        configure(Config(), arguments)
+        run_program(lambda settings: None, Config())
     assert exit_.value.code == 2
     assert capsys.readouterr().err == f"error: {error.value}\n"
 
@@ -95,16 +96,19 @@ def ends_with(error, monkeypatch, *words):
 
 
 def test_exit_codes(monkeypatch, capsys):
+    monkeypatch.setattr("configurator.LISTEN", 0.0)
     assert ends_with(None, monkeypatch) == 0
     for error in (ValueError("wrong"), OSError("full"), FloatingPointError("nan"), MemoryError("much")):
-        assert ends_with(error, monkeypatch) == f"error: {error}"  # for sys.exit: printed on standard error, code 1
+        assert ends_with(error, monkeypatch) == 1 and capsys.readouterr().err == f"error: {error}\n"
+    assert ends_with(SettingError("no such grid"), monkeypatch) == 2 and "no such grid" in capsys.readouterr().err
     assert ends_with(None, monkeypatch, "--bta=1") == 2 and "did you mean" in capsys.readouterr().err
     assert ends_with(KeyboardInterrupt(), monkeypatch) == 130
     with pytest.raises(KeyError):  # a defect of ours keeps its traceback
         ends_with(KeyError("x"), monkeypatch)
     monkeypatch.setenv("LOCAL_RANK", "1")  # the second process of a torchrun: the first says what both would say
     assert ends_with(ValueError("wrong"), monkeypatch) == 1 and ends_with(None, monkeypatch, "--bta=1") == 2
-    assert ends_with(OSError("full"), monkeypatch) == "error: full" and not capsys.readouterr().err
+    assert not capsys.readouterr().err
+    assert ends_with(OSError("full"), monkeypatch) == 1 and capsys.readouterr().err == "error: full\n"
 
 
 @dataclass
@@ -115,6 +119,13 @@ class Listed(Config):
     from_: str = ""  # where from
 
 
+@dataclass
+class FromFile(Config):
+    """A test program that reads settings files."""
+
+    from_: str = ""  # where from
+
+
 def test_words_for_a_tuple_a_python_word_and_inherited_help(tmp_path):
     config = override(Listed(), ["a.json", "--from=b", "c.json", "--beta=2"])
     assert config == Listed(beta=2.0, files=("a.json", "c.json"), from_="b")
@@ -122,6 +133,8 @@ def test_words_for_a_tuple_a_python_word_and_inherited_help(tmp_path):
     text = help_text(Listed())
     for words in ("FILES ...", "which files; default: one.json", "--from=  ", "where from", "--beta=0.1", "how strong"):
         assert words in text
+    (tmp_path / "s.py").write_text('from_ = "x"\n')
+    assert override(FromFile(), [str(tmp_path / "s.py")]).from_ == "x"
     for wrong in ("--files=a", "--from_=b"):
         with pytest.raises(SettingError, match="unknown setting"):
             override(Listed(), [wrong])

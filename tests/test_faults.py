@@ -515,17 +515,17 @@ def test_out_of_memory_names_the_remedy_and_it_works(config, monkeypatch, error)
     whole = train(config)[1]
     real = dpo.train.dpo_step
 
-    def small_passes_only(policy, batch, *settings):
+    def small_passes_only(policy, batch, **objective):
         if len(batch) > 2:
             raise error
-        return real(policy, batch, *settings)
+        return real(policy, batch, **objective)
 
     monkeypatch.setattr(dpo.train, "dpo_step", small_passes_only)
     with pytest.raises(MemoryError, match="out of memory with 4 pairs in one pass: set micro_batch to 2"):
         train(config)
     history = train(changed(config, micro_batch=2, resume=True))[1]
     assert history["loss"] == pytest.approx(whole["loss"], abs=1e-4)
-    monkeypatch.setattr(dpo.train, "dpo_step", lambda *_: (_ for _ in ()).throw(RuntimeError("something else")))
+    monkeypatch.setattr(dpo.train, "dpo_step", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("something else")))
     with pytest.raises(RuntimeError, match="something else"):
         train(config)
 

@@ -247,6 +247,38 @@ def test_metrics_are_lines_of_json_that_go_on_where_the_run_goes_on(
     assert [json.loads(line) for line in Path(settings["metrics"]).read_text().splitlines()] == lines
 
 
+def test_a_metrics_file_that_fails_stops_nothing(base_file, pairs_file, tmp_path, capsys, monkeypatch):
+    settings = {
+        "base": str(base_file),
+        "pairs": str(pairs_file),
+        "out": str(tmp_path / "out"),
+        "batch_size": 4,
+        **QUICK,
+    }
+    monkeypatch.setattr(
+        History, "after", lambda self, step: (tmp_path / "m.jsonl").unlink() or (tmp_path / "m.jsonl").mkdir()
+    )
+    _, history = train(Config(**settings, metrics=str(tmp_path / "m.jsonl")))
+    assert len(history) == 2 and "m.jsonl is not written any more (Is a directory)" in capsys.readouterr().out
+
+
+def test_a_number_of_another_loss_is_noted(base_file, pairs_file, tmp_path, capsys):
+    settings = {"base": str(base_file), "pairs": str(pairs_file), "out": str(tmp_path), **QUICK, "label_smoothing": 0.2}
+    for loss_type, noted in (("sigmoid", 1), ("robust", 0)):
+        train(Config(**settings, loss_type=loss_type))
+        note = "note: label_smoothing does nothing with the loss sigmoid, only with cdpo and robust"
+        assert capsys.readouterr().out.count(note) == noted
+
+
+def test_a_run_repeated_in_other_circumstances_replaces_nothing(base_file, pairs_file, tmp_path):
+    settings = {"base": str(base_file), "pairs": str(pairs_file), "out": str(tmp_path), **QUICK}
+    train(Config(**settings))
+    first = (tmp_path / "dpo.pt").read_bytes()
+    for others in ({}, {"quiet": True}, {"micro_batch": 4}, {"metrics": str(tmp_path / "m"), "save_every": 1}):
+        train(Config(**settings, beta=0.5, **others))
+        assert (tmp_path / "dpo.previous.pt").read_bytes() == first
+
+
 def test_only_the_first_pairs(base_file, pairs_file, tmp_path):
     settings = {"base": str(base_file), "pairs": str(pairs_file), "out": str(tmp_path), "batch_size": 2, **QUICK}
     assert len(train(Config(**settings, max_pairs=3))[1]) == 2
