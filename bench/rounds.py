@@ -1,8 +1,8 @@
 """A second, on-policy round: `python -m bench.rounds`. What do a model's own answers still teach it?
 
 Starts from dpo/dpo.pt. Its own right and wrong answers to questions of seen families become pairs, and the next round
-starts from it and holds on to it. Once with the questions of the first round, once with wider ranges as well. About a
-quarter of an hour on two CPU cores. Prints tables: greedy and drawn answers before and after.
+starts from it and holds on to it. Once with the questions of the first round, once with wider ranges as well. About ten
+minutes on two CPU cores. Prints tables: greedy and drawn answers before and after.
 """
 
 from pathlib import Path
@@ -30,11 +30,11 @@ from sft.tokenizer import load_tokenizer
 FOLDER = Path("runs/rounds")
 FIRST = "dpo/dpo.pt"
 ROUNDS = {  # questions, their ranges, answers drawn to each
-    "second round": {"n": 3072, "ranges": "standard", "samples": 8},
-    "second round, wider ranges": {"n": 3072, "ranges": "standard,products,negatives,sums", "samples": 8},
+    "second round": {"n": 1200, "ranges": "standard", "samples": 8},
+    "second round, wider ranges": {"n": 1200, "ranges": "standard,products,negatives,sums", "samples": 8},
 }
 GROUPS = ("held_out/additive", "held_out/multiplicative")
-ASKED, DRAWS = 200, 16  # questions a group, and answers drawn to each
+ASKED, DRAWS = 100, 16  # questions a group, and answers drawn to each
 WIDER = ("products above 99: 47*8=?", "negative differences: 17-36=?", "three-digit sums: 317+219=?")
 
 
