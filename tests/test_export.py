@@ -363,12 +363,13 @@ def test_missing_safetensors_is_one_sentence(tiny, tokenizer, tmp_path, monkeypa
         (["--format=nanogpt", "--out=x.pt", "--checkpoint=base.pt"], "base.pt/config.json cannot be opened"),
     ],
 )
-def test_mistakes_of_a_user_are_one_sentence(words, sentence, base_file, tmp_path, monkeypatch, safetensors):
+def test_mistakes_of_a_user_are_one_sentence(words, sentence, base_file, tmp_path, monkeypatch, safetensors, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "conftest.py").touch()
     monkeypatch.delitem(sys.modules, "dpo.export")
     monkeypatch.setattr(sys, "argv", ["dpo.export", f"--checkpoint={base_file}", *words])
     with pytest.raises(SystemExit) as ending:
         runpy.run_module("dpo.export", run_name="__main__")
-    assert str(ending.value.code).startswith(f"error: {sentence}") and "\n" not in ending.value.code
+    said = capsys.readouterr().err
+    assert ending.value.code == 1 and said.startswith(f"error: {sentence}") and said.count("\n") == 1
     assert {path.name for path in tmp_path.iterdir()} == {"base.pt", "conftest.py"}
