@@ -166,8 +166,8 @@ def right_and_kept(model: GPT, tokenizer: Tokenizer, questions: list, progress: 
     return replies, rate(sum(said == answer for said, (_, answer) in zip(talk, lines, strict=True)), len(lines))
 
 
-def compare(files: dict[str, Path], n: int, seed: int, device: str = "auto") -> tuple[dict[str, dict], str]:
-    """The figures of every run by its name, and the comparison in words."""
+def compare(files: dict[str, Path], n: int, seed: int, device: str = "auto") -> tuple[dict[str, dict], str, str]:
+    """The figures of every run by its name, their table, and, of two runs, what changed in words."""
     runs = {name: read_run(file) for name, file in files.items()}
     first, *_, last = runs.values()
     edited = [row[0] for rows in pairs_difference(first.pairs, last.pairs) for row in rows] if len(runs) == 2 else []
@@ -183,10 +183,10 @@ def compare(files: dict[str, Path], n: int, seed: int, device: str = "auto") -> 
             "settings": run.settings, "history": run.history.state_dict(), "everyday": kept,
             **evaluate(replies[name][:sampled]),
         }  # fmt: skip
-    text = runs_table(results, changed_settings(list(runs.values())))
+    overview, changes = runs_table(results, changed_settings(list(runs.values()))), ""
     if len(runs) == 2:
-        text = "\n\n".join([text, describe_pairs(first.pairs, last.pairs), describe_answers(*replies.values())])
-    return results, text
+        changes = f"{describe_pairs(first.pairs, last.pairs)}\n\n{describe_answers(*replies.values())}"
+    return results, overview, changes
 
 
 def runs_table(results: dict[str, dict], changed: dict[str, list]) -> str:
@@ -229,8 +229,8 @@ def describe_small_talk(before: GPT, after: GPT, tokenizer: Tokenizer) -> str:
 def main(config: Config) -> None:
     if config.figure:
         check_picture(config.figure)
-    results, text = compare(named(config.runs), config.n, config.seed, config.device)
-    print(text)
+    results, overview, changes = compare(named(config.runs), config.n, config.seed, config.device)
+    print(f"{overview}\n\n{changes}".rstrip())
     if config.figure:
         save_figure(runs_figure(results), config.figure)
     if config.json:

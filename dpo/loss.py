@@ -49,9 +49,8 @@ def dpo_loss(
         case "hinge":  # SLiC on DPO's margin: Zhao et al. 2023 (arXiv 2305.10425), RSO: Liu et al. 2023 (2309.06657)
             losses = torch.relu(1 - beta * logits)
         case "cdpo":  # a share of the pairs is the wrong way round: conservative DPO, Mitchell 2023
-            losses = -(1 - label_smoothing) * F.logsigmoid(beta * logits) - label_smoothing * F.logsigmoid(
-                -beta * logits
-            )
+            right, wrong = -F.logsigmoid(beta * logits), -F.logsigmoid(-beta * logits)
+            losses = (1 - label_smoothing) * right + label_smoothing * wrong
         case "robust":  # the same without bias: Chowdhury et al. 2024 (arXiv 2403.00409)
             right, wrong = -F.logsigmoid(beta * logits), -F.logsigmoid(-beta * logits)
             losses = ((1 - label_smoothing) * right - label_smoothing * wrong) / (1 - 2 * label_smoothing)

@@ -98,8 +98,8 @@ def read_grid(config: Config) -> tuple[dict[str, list], dict[str, train.Config]]
 
 def compare_and_draw(paths: dict[str, Path], folder: Path, n: int, device: str = "auto") -> dict[str, dict]:
     """Print the table of all runs and draw them into the folder; their figures by name."""
-    results, text = compare(paths, n, seed=1, device=device)
-    print(f"\n{text}")
+    results, overview, _ = compare(paths, n, seed=1, device=device)
+    print(f"\n{overview}")
     save_figure(runs_figure(results), folder / "runs.png")
     write_json(folder / "runs.json", results)
     return results

@@ -84,11 +84,11 @@ def test_the_last_two_runs(base_file, pairs_file, tmp_path):
         train(Training(**settings | {"beta": 0.5}))
     files = named((str(tmp_path / "dpo.previous.pt"), str(tmp_path / "dpo.pt")))
     assert changed_settings([read_run(file) for file in files.values()]) == {"beta": [0.1, 0.5]}
-    _, text = compare(files, 1, seed=1, device="cpu")
+    _, overview, text = compare(files, 1, seed=1, device="cpu")
     assert "  1+2=? The answer is 3. ->  The answer is 4." in text
     assert "added: 1\n  8+8=? 16.  not  No." in text and "removed: 1\n  12+13=?" in text
     assert "Right answers to 7 questions: 0 before, 0 now." in text, "4 of the sample and 3 of edited pairs"
-    head, _, first, second = text.splitlines()[:4]
+    head, _, first, second = overview.splitlines()[:4]
     assert [cell.strip() for cell in head.split("|")[1:4]] == ["run", "beta", "pairs ranked right"]
     assert "/dpo.previous.pt | 0.1" in first and "/dpo.pt " in second and "| 0.5 " in second
     assert "small talk kept, n = 725" in head and "0.00 % (0.00 to 0.53)" in first and head.count(", n = 1 ") == 3
