@@ -5,6 +5,7 @@ averaged, so that all take the same step and stay bitwise alike. The first proce
 """
 
 import hashlib
+import importlib
 import os
 import socket
 from collections.abc import Iterator
@@ -102,6 +103,9 @@ def joined(device: torch.device) -> Iterator[Processes]:
         if loopback:
             os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback)
             os.environ.setdefault("NCCL_SOCKET_IFNAME", loopback)
+    # Functions of this module hold the group as a default. An optimizer imports it, and imported after the group is
+    # made it would keep the group's threads alive until Python itself ends, which a thread may answer with an abort.
+    importlib.import_module("torch.distributed.nn")
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield Processes(dist.get_rank(), dist.get_world_size())

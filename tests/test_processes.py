@@ -219,6 +219,28 @@ def test_after_an_error_nobody_waits_and_no_group_stays_open(settings):  # (j)
     assert first["group is closed"] and second["group is closed"] and time.monotonic() - started < 30
 
 
+OPTIMIZER_IN_A_GROUP = """
+from pathlib import Path
+import torch
+from dpo.processes import joined
+def threads():
+    return [name for task in Path("/proc/self/task").glob("*/comm") if "gloo" in (name := task.read_text())]
+with joined(torch.device("cpu")) as processes:
+    torch.optim.AdamW([torch.nn.Parameter(torch.ones(1))])
+    processes.wait()
+    inside = threads()
+assert inside and not threads(), (inside, threads())
+"""
+
+
+def test_the_threads_of_the_group_end_with_it():
+    """Else one of them may still run while Python ends, which then sometimes aborts."""
+    group_of_one = {"TORCHELASTIC_RUN_ID": "test", "RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
+    group_of_one |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    command = [sys.executable, "-c", OPTIMIZER_IN_A_GROUP]
+    subprocess.run(command, cwd=ROOT, env=os.environ | group_of_one, check=True, timeout=60)
+
+
 def torchrun(settings, *words):
     given = [f"--{name}={value}" for name, value in settings.items()]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "dpo.train"]
