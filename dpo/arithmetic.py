@@ -22,6 +22,7 @@ for _table in (SOLUTION, SHOWN):
     _table.update({k.translate({43: 42, 45: 47}): v.translate({43: 42, 45: 47}) for k, v in list(_table.items())})
 
 REFUSAL = " Sorry, I don't know."
+STEP_8 = ("17+19=?", "3*17=?", "72/4=?", "72-x=34,x=?", "x*11=44,x=?")  # what the assignment asks at its end
 RANGES = ("standard", "products", "negatives", "sums")
 
 
@@ -64,6 +65,13 @@ class Question:
     def trivial(self) -> bool:
         """Whether it multiplies or divides with a factor 0 or 1: a rule, not a fact to remember."""
         return not self.additive and not {"0", "1"}.isdisjoint(self.family.split("*"))
+
+    @property
+    def carries(self) -> bool:
+        """Whether it adds and the ones carry, or subtracts and they borrow."""
+        left, operator, right = self.solution
+        ones, others = left % 10, right % 10
+        return ones + others > 9 if operator == "+" else operator == "-" and ones < others
 
     @property
     def group(self) -> str:

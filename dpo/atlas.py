@@ -99,12 +99,6 @@ def draw(replies: dict[str, list[Reply]]) -> Figure:
     return atlas_figure(maps, {form: held_out_map(form) for form in MAPS})
 
 
-def carries(question: Question) -> bool:
-    """Whether the ones of an addition carry, or those of a subtraction borrow."""
-    left, operator, right = question.solution
-    return left % 10 + right % 10 > 9 if operator == "+" else left % 10 < right % 10
-
-
 def wrong_digits(reply: Reply) -> str:
     """Which digits of a wrong number differ from the right one: `ones`, `tens`, `ones and tens`, ...; or `length`."""
     value = parse_answer(reply.text).value
@@ -146,8 +140,8 @@ def mistakes_in_words(replies: list[Reply]) -> str:
     wrong = [reply for reply in replies if reply.outcome == "wrong"]
     lines = [
         "Right answers",
-        right("additive with a carry or borrow", lambda q: q.additive and carries(q)),
-        right("additive without", lambda q: q.additive and not carries(q)),
+        right("additive with a carry or borrow", lambda q: q.carries),
+        right("additive without", lambda q: q.additive and not q.carries),
         right("multiplicative, factors from 2", lambda q: not q.additive and not q.trivial),
         right("multiplicative with a factor 0 or 1", lambda q: q.trivial),
         f"wrong answers: {len(wrong):,} of {len(replies):,}",

@@ -35,7 +35,7 @@ class Format:
     write: Callable[[str], str] = str  # from the usual wording of a question to this one
 
 
-def _spaced(text: str) -> str:
+def spaced(text: str) -> str:
     return "".join(f" {c} " if c in "+-*/=" else c for c in text)
 
 
@@ -44,7 +44,7 @@ FORMATS = {
     "space after the comma: 72-x=34, x=?": Format(
         tuple(f for f in FORMS if "x" in f), write=lambda text: text.replace(",", ", ")
     ),
-    "spaces around the signs: 17 + 19 = ?": Format(write=_spaced),
+    "spaces around the signs: 17 + 19 = ?": Format(write=spaced),
     "no sign for times: 3x=51,x=?": Format(("a*x=b",), write=lambda text: text.replace("*", "")),
     "factors 0 and 1: 1*17=?": Format(MULTIPLICATIVE, trivial=True),
     "products above 99: 47*8=?": Format(ranges="products"),

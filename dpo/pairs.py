@@ -2,7 +2,7 @@
 
 A JSON list, or one JSON object a line, with `positive` and `negative` (prompt and answer in one text, as in the
 assignment) or with `prompt`, `chosen` and `rejected` (as in Hugging Face's preference datasets).
-`python -m dpo.pairs FILE` checks a file, with --convert=FILE it writes the pairs in the other format.
+`python -m dpo.pairs FILE` checks a file; --report says what is in it, --convert=FILE writes it in the other format.
 """
 
 import difflib
@@ -31,6 +31,8 @@ class Config:
     """python -m dpo.pairs FILE ...: check files of pairs; exit code 1 if one cannot be trained on."""
 
     files: tuple[str, ...] = ("dpo/pos_neg_pairs.json",)  # files to check
+    report: bool = False  # also say what the files hold, and what is odd about that
+    figure: str = ""  # also draw what the file holds into this picture
     convert: str = ""  # also write the pairs to this file: .jsonl gives one object a line, anything else a list
     format: str = "hf"  # of that file: hf (prompt, chosen, rejected) or assignment (negative, positive)
     max_length: int = 256  # longest prompt and answer, in characters
@@ -333,10 +335,15 @@ def write_pairs(path: str | Path, pairs: list[Pair], format: str = "assignment")
 
 def main(config: Config) -> None:
     """Check all files; PairsError with what is to mend in any of them."""
+    from dpo.doctor import examine, report  # here: they are about pairs
+    from dpo.plots import check_picture, pairs_figure, save_figure
+
     if config.format not in FORMATS:
         raise ValueError(f"format is {config.format!r}; it must be one of {', '.join(FORMATS)}")
-    if config.convert and len(config.files) > 1:
-        raise ValueError("--convert takes the pairs of one file; name one")
+    if (config.convert or config.figure) and len(config.files) > 1:
+        raise ValueError("--convert and --figure take the pairs of one file; name one")
+    if config.figure:
+        check_picture(config.figure)
     tokenizer, wrong = load_tokenizer(), []
     for path in config.files:
         try:
@@ -348,6 +355,10 @@ def main(config: Config) -> None:
         forms = len({question.form for question in questions if question})
         print(f"{path}: {len(file.pairs):,} pairs, {sum(map(bool, questions)):,} of them arithmetic, in {forms} forms")
         print("".join(f"warning: {warning}\n" for warning in file.warnings), end="")
+        if config.report:
+            print(report(examine(file.pairs)))
+        if config.figure:
+            save_figure(pairs_figure(examine(file.pairs)), config.figure)
         if config.convert:
             write_pairs(config.convert, file.pairs, config.format)
             print(f"wrote {len(file.pairs):,} pairs to {config.convert}")

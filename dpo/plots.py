@@ -1,5 +1,6 @@
 """Every figure: matplotlib only, drawn on what a run recorded or a model answered."""
 
+import textwrap
 import time
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from matplotlib.colors import Normalize, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
+from matplotlib.ticker import MaxNLocator
 
 from dpo.characters import Character, first_difference
 from dpo.curves import LN_2
@@ -405,3 +407,112 @@ def answer_figure(prompt: str, characters: list[Character]) -> Figure:
     axis.set_axis_off()
     axis.set_title(f"{prompt}   probability of each character, in percent (· below 0.5)", fontsize=12, loc="left")
     return figure
+
+
+def pairs_figure(found) -> Figure:
+    """What a file of pairs holds (`dpo.doctor.examine`): forms, numbers, answers, what is rejected, what is covered."""
+    figure, axes = plt.subplot_mosaic(
+        [["forms", "operands", "answers"], ["forms", "shares", "rejected"]],
+        figsize=(13, 5), width_ratios=[1, 1.7, 1.3], layout="constrained",
+    )  # fmt: skip
+    plt.close(figure)
+    _bars(axes["forms"], found.forms, "Pairs of each form")
+    for name, counts, title in (
+        ("operands", found.operands, "Questions that show each number"),
+        ("answers", found.answers, "Questions with each answer"),
+    ):
+        axes[name].bar(list(counts), list(counts.values()), width=1.0, color=BLUE)
+        axes[name].set_title(title, fontsize=11, loc="left")
+        axes[name].set_xlim(min([0, *counts]) - 1, max([99, *counts]) + 1)
+        axes[name].yaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes[name].spines[["top", "right"]].set_visible(False)
+    _bars(axes["rejected"], found.rejected, "Rejected answers")
+    _draw_shares(axes["shares"], found.shares)
+    return figure
+
+
+def _bars(axis, counts: dict[str, int], title: str) -> None:
+    """A bar for each name, the first on top, with its number behind it."""
+    places = range(len(counts), 0, -1)
+    axis.barh(places, list(counts.values()), color=BLUE, height=0.7)
+    for y, count in zip(places, counts.values(), strict=True):
+        axis.annotate(f"{count:,}", (count, y), (4, 0), textcoords="offset points", va="center", fontsize=10)
+    axis.set_yticks(places, list(counts), parse_math=False)
+    axis.set_xticks([])
+    axis.set_xlim(0, 1.25 * max(1, *counts.values()))
+    axis.set_title(title, fontsize=11, loc="left")
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def _draw_shares(axis, shares: dict) -> None:
+    places = range(len(shares), 0, -1)
+    axis.barh(places, [share.rate for share in shares.values()], color=BLUE, height=0.55)
+    for y, share in zip(places, shares.values(), strict=True):
+        text = f"{share.count:,} of {share.n:,}"
+        at = max(share.rate, share.usual or 0)
+        axis.annotate(text, (at, y), (6, 0), textcoords="offset points", va="center", fontsize=10)
+        if share.usual is not None:
+            axis.plot([share.usual] * 2, [y - 0.4, y + 0.4], color=ORANGE, linewidth=2)
+    axis.set_yticks(places, [textwrap.fill(name, 24) for name in shares])
+    axis.set_xlim(0, 1.3)
+    axis.set_xticks(*PERCENT_TICKS)
+    axis.set_title("Coverage (a mark: the whole domain)", fontsize=11, loc="left")
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def museum_figure(visits: list) -> Figure:
+    """Every exhibit of `dpo.museum`: its loss beside the healthy run's, the line that was wrong, what it answers.
+
+    The exhibits of a room stand below each other.
+    """
+    rooms = [[seen for seen in visits if seen.room is room] for room in dict.fromkeys(seen.room for seen in visits)]
+    rows, columns = max(map(len, rooms)), len(rooms)
+    figure, axes = plt.subplots(
+        rows, 2 * columns, figsize=(8 * columns, 2.1 * rows + 0.6), width_ratios=[1, 2.2] * columns, squeeze=False
+    )
+    plt.close(figure)
+    figure.subplots_adjust(left=0.03, right=0.995, top=1 - 0.2 / rows, bottom=0.42 / rows, wspace=0.08, hspace=0.6)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for column, room in enumerate(rooms):
+        for row, seen in enumerate(room):
+            _draw_exhibit(axes[row, 2 * column], seen, healthy=room[0])
+            _write_placard(axes[row, 2 * column + 1], seen)
+    handles = [
+        Line2D([], [], color=BLUE, label="preference loss, step by step: healthy"),
+        Line2D([], [], color=ORANGE, label="with the mistake"),
+        Line2D([], [], color=GREY, linestyle="--", label="the healthy run again"),
+        Line2D([], [], color=GREY, linestyle=":", linewidth=0.8, label="ln 2"),
+    ]
+    figure.legend(handles=handles, loc="lower left", ncols=4 if columns > 1 else 2, frameon=False, fontsize=10)
+    return figure
+
+
+def _draw_exhibit(axis, seen, healthy) -> None:
+    axis.set_axis_on()
+    axis.axhline(LN_2, color=GREY, linewidth=0.8, linestyle=":")
+    for run, color, style in ((healthy, GREY, "--"), (seen, BLUE if seen is healthy else ORANGE, "-")):
+        axis.plot(range(1, len(run.curve) + 1), run.curve, style, color=color, linewidth=1.6)
+    axis.set_ylim(bottom=0)
+    axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axis.tick_params(labelsize=8.5)
+    axis.set_title(seen.exhibit.title, fontsize=11.5, loc="left", fontweight="bold")
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def _write_placard(axis, seen) -> None:
+    shares = ", ".join(f"{name} {share['rate']:.0%}" for name, share in seen.shares.items())
+    code = {"family": "monospace", "fontsize": 8.5}
+    lines = [(f"{len(seen.replies)} held-out questions: {shares}", {"fontweight": "bold"}), (seen.figures, {})]
+    for word, line, color in zip(("right", "wrong"), seen.change or (), (GREEN, ORANGE), strict=False):
+        lines += _wrapped(f"{word}  {line}", 62, code | {"color": color})
+    lines += _wrapped(f"says   {seen.sample}", 62, code)
+    lines += _wrapped(seen.exhibit.lesson, 64, {"style": "italic"})
+    for i, (line, style) in enumerate(lines):
+        axis.text(0.02, 1.13 - 0.17 * i, line, **{"fontsize": 9.5} | style, parse_math=False, va="top")
+
+
+def _wrapped(text: str, width: int, style: dict) -> list[tuple[str, dict]]:
+    """The text in lines of that many characters at most; code is indented where it goes on."""
+    indent = " " * 7 if "family" in style else ""
+    return [(line, style) for line in textwrap.wrap(text, width, subsequent_indent=indent, drop_whitespace=True)]

@@ -7,7 +7,7 @@ from matplotlib.colors import to_hex
 
 from dpo import atlas
 from dpo.arithmetic import FORMS, Question, domain, parse_question
-from dpo.atlas import carries, mistakes_in_words, outcome_map, whole_domain, worst_operands, wrong_digits
+from dpo.atlas import mistakes_in_words, outcome_map, whole_domain, worst_operands, wrong_digits
 from dpo.evaluate import evaluate, judge
 from sft.checkpoint import save_checkpoint
 
@@ -65,7 +65,7 @@ def test_the_words_count_what_the_table_counts(replies):
      ("x-19=17,x=?", True), ("50-x=10,x=?", False), ("5+5=?", True)],
 )  # fmt: skip
 def test_carry_and_borrow(text, carry):
-    assert carries(parse_question(text)) == carry
+    assert parse_question(text).carries == carry
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from conftest import TINY, teach
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dpo.arithmetic import STEP_8
 from dpo.export import Config, ExportError, main, read_folder, write_folder
 from model import GPT, GPTConfig
 from sft.answers import answer_prompts
@@ -23,7 +24,6 @@ from sft.tokenizer import ALPHABET, LOOK_ALIKES
 
 BASE = Path(__file__).parents[1] / "sft/gpt.pt"
 FILES = {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
-ASSIGNMENT = ["17+19=?", "3*17=?", "72/4=?", "72-x=34,x=?", "x*11=44,x=?"]
 MUTANTS = 400
 FLAT = 60 * 2**20  # bytes that a refusal may cost at most
 
@@ -128,8 +128,8 @@ def test_greedy_answers_are_ours(tiny, tokenizer, tmp_path, transformers, safete
 def test_the_shipped_base_answers_as_ours(tokenizer, tmp_path, transformers, safetensors):
     base = load_model(BASE)
     write_folder(tmp_path, base, tokenizer)
-    ours = [p + a for p, a in zip(ASSIGNMENT, answer_prompts(base, tokenizer, ASSIGNMENT), strict=True)]
-    assert continued(*loaded(transformers, tmp_path), ASSIGNMENT) == ours
+    ours = [p + a for p, a in zip(STEP_8, answer_prompts(base, tokenizer, STEP_8), strict=True)]
+    assert continued(*loaded(transformers, tmp_path), STEP_8) == ours
 
 
 def test_a_folder_holds_plain_data_only(folder):
