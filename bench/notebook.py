@@ -1,7 +1,7 @@
 """Run the notebook and keep its outputs tidy, for committing: `python -m bench.notebook`.
 
-Like `jupyter execute --inplace`, but of each progress bar only the last state is kept, and no timestamps. First come
-the blank base, if it is not there, and a run on 320 pairs, so that the notebook has an earlier run to compare with.
+Like `jupyter execute --inplace`, but of each progress bar only the last state is kept, and no timestamps. First comes
+a run on 320 pairs, so that the notebook has an earlier run to compare with.
 """
 
 from pathlib import Path
@@ -9,14 +9,12 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 
-from bench.two_bases import make_blank
 from dpo.train import Config, train
 
 NOTEBOOK = Path(__file__).parents[1] / "dpo/dpo.ipynb"
 
 
 def main() -> None:
-    make_blank()
     train(Config(max_pairs=320, eval_every=0))
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     for cell in notebook.cells:

@@ -71,6 +71,8 @@ def sampled_negatives(questions: list[Question], config: Config) -> list[str]:
     negatives = [""] * len(questions)
     for attempt in range(1, TRIES + 1):
         missing = [i for i, negative in enumerate(negatives) if not negative]
+        if not missing:
+            break
         texts = [questions[i].text for i in missing]
         answers = answer_prompts(
             model, tokenizer, texts, 1.0, generator=generator, progress=f"sampling the base, try {attempt}"
