@@ -34,6 +34,10 @@ def run_program(program: Callable, default) -> None:
     """
     try:
         program(configure(default, sys.argv[1:]))
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read this has gone, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except SettingError as error:
         _leave(error, 2)
     except (ValueError, OSError, FloatingPointError, MemoryError) as error:
@@ -56,7 +60,7 @@ def configure(default, arguments: list[str]):
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # a terminal that lacks a character never ends a program
     if {"-h", "--help"} & set(arguments):
-        print(help_text(default))
+        print(help_text(default), flush=True)
         sys.exit(0)
     return override(default, arguments)
 

@@ -1,5 +1,9 @@
 import importlib
+import os
+import subprocess
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -141,7 +145,32 @@ def test_words_for_a_tuple_a_python_word_and_inherited_help(tmp_path):
 
 
 def test_every_program_explains_every_setting():
-    for name in ("dpo.compare", "dpo.evaluate", "dpo.make_pairs", "dpo.pairs", "dpo.sweep", "dpo.train", "sft.train"):
+    root = Path(__file__).parents[1]
+    sources = [path for folder in ("dpo", "sft") for path in (root / folder).glob("*.py")]
+    programs = [path for path in sources if "run_program(" in path.read_text(encoding="utf-8")]
+    assert len(programs) >= 12
+    for name in (f"{path.parent.name}.{path.stem}" for path in programs):
         lines = help_text(importlib.import_module(name).Config()).splitlines()
         settings = [line for line in lines if line.startswith("  ")]
         assert settings and all(len(line[35:].strip()) > 5 for line in settings), name
+
+
+@pytest.mark.parametrize("words", ["--help", "--files=1"])
+def test_a_reader_that_has_gone_is_no_error(words, tmp_path):
+    """As in `python -m dpo.pairs --help | head -1`."""
+    program = tmp_path / "program.py"
+    program.write_text("""
+from dataclasses import dataclass
+from configurator import run_program
+@dataclass
+class Config:
+    files: int = 0  # how many
+run_program(print, Config())
+""")
+    reading, writing = os.pipe()
+    os.close(reading)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    streams = {"stdout": writing, "stderr": subprocess.PIPE, "text": True}
+    done = subprocess.run([sys.executable, program, words], env=environment, check=False, **streams)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1, "")
