@@ -30,7 +30,7 @@ from model import GPT, GPTConfig
 from sft.bar import Bar
 from sft.checkpoint import load_model, save_checkpoint
 from sft.corpus import Corpus
-from sft.device import best_device
+from sft.device import autocast, best_device
 from sft.optimizers import make_optimizers, make_schedulers
 from sft.rows import Row, encode_row
 from sft.tokenizer import Tokenizer, load_tokenizer
@@ -268,9 +268,15 @@ def make_tiny_blank(tokenizer: Tokenizer, seed: int, device: torch.device) -> GP
 
 
 def visit(
-    kind: type[Healthy], room: type[Healthy], base: GPT, tokenizer: Tokenizer, pairs: list[Pair], n: int, seed: int
+    kind: type[Healthy],
+    room: type[Healthy],
+    base: GPT,
+    tokenizer: Tokenizer,
+    pairs: list[Pair],
+    questions: list[Question],
+    seed: int,
 ) -> Visit:
-    """Train the exhibit from this base, save it, load what is to be tested, and ask n held-out questions."""
+    """Train the exhibit from this base, save it, load what is to be tested, and ask the questions."""
     exhibit, device = kind(), base.lm_head.weight.device
     torch.manual_seed(seed)
     policy = exhibit.policy(base)
@@ -278,7 +284,8 @@ def visit(
         Example(exhibit.row(e.chosen), exhibit.row(e.rejected), e.line)
         for e in encode_pairs(tokenizer, pairs[: exhibit.pairs])
     ]
-    reference_logps = exhibit.reference_logps(compute_reference_logps(base, examples))
+    with autocast(device):
+        reference_logps = exhibit.reference_logps(compute_reference_logps(base, examples))
     optimizers = make_optimizers(policy, "adamw", exhibit.base_lr)
     steps = math.ceil(len(examples) / exhibit.batch_size) * exhibit.epochs
     schedulers, history = exhibit.schedulers(optimizers, steps), History()
@@ -289,7 +296,6 @@ def visit(
         save_checkpoint(Path(folder) / "dpo.pt", base)  # an earlier run, which came to nothing
         save_checkpoint(Path(folder) / exhibit.file_written(), policy)
         tuned = load_model(Path(folder) / "dpo.pt", device)
-    questions = sample_questions("held_out/additive", n, seed)
     replies = answer_questions(tuned, tokenizer, questions, prompts=[exhibit.prompt(q) for q in questions])
     return Visit(kind, room, history, replies)
 
@@ -305,7 +311,7 @@ def visit_museum(titles: Iterable[str] = (), n: int = 100, seed: int = 1, device
         known = ", ".join(kind.title for kinds in ROOMS.values() for kind in kinds)
         raise ValueError(f"no exhibit is called {min(unknown)!r}; there are: {known}")
     on, tokenizer, visits = best_device(device), load_tokenizer(), []
-    pairs = load_pairs(PAIRS, tokenizer).pairs
+    pairs, questions = load_pairs(PAIRS, tokenizer).pairs, sample_questions("held_out/additive", n, seed)
     with Bar(sum(1 + len(kinds) for kinds in plan.values() if kinds), "museum", "exhibit") as bar:
         for room, kinds in plan.items():
             if not kinds:
@@ -314,7 +320,7 @@ def visit_museum(titles: Iterable[str] = (), n: int = 100, seed: int = 1, device
             base = make_tiny_blank(tokenizer, seed, on) if room is HealthyFromBlank else load_model(BASE, on)
             for kind in (room, *kinds):
                 bar.show(now=kind.title)
-                visits.append(visit(kind, room, base, tokenizer, pairs, n, seed))
+                visits.append(visit(kind, room, base, tokenizer, pairs, questions, seed))
                 bar.update()
     return visits
 

@@ -16,6 +16,7 @@ from dpo.characters import Character, first_difference
 from dpo.curves import LN_2
 from dpo.evaluate import in_words
 from dpo.history import History
+from sft.files import check_folder
 
 # Okabe-Ito colours: told apart by everyone; every line also has its own style and its name beside it.
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
@@ -280,9 +281,13 @@ def grid_figure(names: tuple[str, str], values: tuple[list, list], results: list
 
 
 def check_picture(path: str | Path) -> None:
-    """ValueError unless the file's name ends like that of a picture: to be asked before long work."""
+    """ValueError unless the file's name ends like that of a picture, and its folder takes it.
+
+    To be asked before long work.
+    """
     if Path(path).suffix not in PICTURES:
         raise ValueError(f"{path}: name a picture that ends in {', '.join(PICTURES)}")
+    check_folder(Path(path).parent, 0)
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:
@@ -468,8 +473,9 @@ def museum_figure(visits: list) -> Figure:
     rooms = [[seen for seen in visits if seen.room is room] for room in dict.fromkeys(seen.room for seen in visits)]
     rows, columns = max(map(len, rooms)), len(rooms)
     figure, axes = plt.subplots(
-        rows, 2 * columns, figsize=(8 * columns, 2.1 * rows + 0.6), width_ratios=[1, 2.2] * columns, squeeze=False
-    )
+        rows, 2 * columns, figsize=(8 * columns, 2.1 * rows + 0.6), width_ratios=[1, 2.2] * columns, squeeze=False,
+        dpi=75,
+    )  # fmt: skip
     plt.close(figure)
     figure.subplots_adjust(left=0.03, right=0.995, top=1 - 0.2 / rows, bottom=0.42 / rows, wspace=0.08, hspace=0.6)
     for axis in axes.flat:

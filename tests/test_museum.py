@@ -7,7 +7,7 @@ import torch
 
 import dpo.museum as museum
 from dpo.arithmetic import parse_question
-from dpo.evaluate import judge
+from dpo.evaluate import judge, sample_questions
 from dpo.museum import ROOMS, Config, Healthy, HealthyFromBlank, Visit, copy_of, main, museum_table, placards, visit
 from dpo.pairs import load_pairs
 from dpo.plots import museum_figure
@@ -69,10 +69,10 @@ def test_the_other_mistakes(tiny):
 
 
 def test_a_visit_trains_and_tests_what_was_saved(small, tiny, tokenizer, pairs_file):
-    pairs = load_pairs(pairs_file, tokenizer).pairs
+    pairs, questions = load_pairs(pairs_file, tokenizer).pairs, sample_questions("held_out/additive", 4, 1)
     before = {name: tensor.clone() for name, tensor in tiny.state_dict().items()}
     healthy, again, stale, still = (
-        visit(kind, Healthy, tiny, tokenizer, pairs, 4, 1)
+        visit(kind, Healthy, tiny, tokenizer, pairs, questions, 1)
         for kind in (Healthy, Healthy, museum.StaleCheckpoint, museum.RateTwice)
     )
     assert all(torch.equal(tensor, before[name]) for name, tensor in tiny.state_dict().items()), "the base stays"

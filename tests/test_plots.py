@@ -7,7 +7,16 @@ from test_curves import history
 from dpo.characters import Character
 from dpo.evaluate import evaluate, judge, sample_domain
 from dpo.pass_at_k import KS
-from dpo.plots import LiveFigure, answer_figure, before_after_figure, pass_at_k_figure, schedule_figure, strip_figure
+from dpo.plots import (
+    LiveFigure,
+    answer_figure,
+    before_after_figure,
+    check_picture,
+    pass_at_k_figure,
+    schedule_figure,
+    strip_figure,
+)
+from sft.files import SaveError
 
 
 def texts(figure):
@@ -83,3 +92,13 @@ def test_the_answer_shows_shares_and_rivals():
 def test_the_schedule():
     [line] = schedule_figure([0.1, 0.2, 0.1]).axes[0].lines
     assert list(line.get_xdata()) == [1, 2, 3] and list(line.get_ydata()) == [0.1, 0.2, 0.1]
+
+
+def test_a_picture_that_cannot_be_written_is_refused_before_the_work(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="name a picture that ends in"):
+        check_picture(tmp_path / "runs.txt")
+    with pytest.raises(SaveError, match="cannot write into"):
+        check_picture(tmp_path / "file/picture.png")
+    check_picture(tmp_path / "new/picture.png")
+    assert not list((tmp_path / "new").iterdir())
