@@ -56,7 +56,9 @@ class Run:
 def read_run(path: str | Path) -> Run:
     """Settings, pairs and history of a run; ValueError if there is none, or the checkpoint is of no training run."""
     if not Path(path).exists():
-        raise ValueError(f"{path}: no such run; every training but a repeated one keeps the run before it")
+        raise ValueError(
+            f"{path}: no such run; name two, as in `python -m dpo.compare runs/one runs/two`, or train again"
+        )
     extras = load_checkpoint(path).extras
     config = extras.get("config")
     if not isinstance(extras.get("pairs"), Tensor) or not isinstance(extras.get("history"), Tensor):

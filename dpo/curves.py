@@ -135,8 +135,8 @@ RULES = (_learning_rate_zero, _diverging, _stuck, _chosen_falling, _saturated, _
 
 def _healthy(history: History) -> Reading:
     text = (
-        f"{_end(history, 'rewards/accuracies'):.0%} of the pairs are ranked right, and the chosen answers are likelier "
-        f"than under the base (reward {_end(history, 'rewards/chosen'):+.2f})"
+        f"{_end(history, 'rewards/accuracies'):.0%} of the pairs are ranked right in the last steps, and the chosen "
+        f"answers are likelier than under the base (reward {_end(history, 'rewards/chosen'):+.2f})"
     )
     looks = history.looks.get("exact/held_out")
     if not looks:

@@ -103,7 +103,7 @@ def report(found: Examination) -> str:
             f"rejected answers: {', '.join(f'{kind} {count:,}' for kind, count in found.rejected.items())}",
             f"median length: chosen {found.lengths[0]:g} characters, rejected {found.lengths[1]:g}",
             *(f"think about: {text}" for text in advice),
-            *([] if advice else ["nothing odd was found"]),
+            *([] if advice else ["nothing odd about what they cover"]),
         ]
     )
 

@@ -45,7 +45,7 @@ LAST = 4  # steps at the end over which a curve is averaged
 class Config:
     """python -m dpo.museum: make the classic mistakes for real, and draw what becomes of them."""
 
-    exhibits: tuple[str, ...] = ()  # titles of those to run; all if none is named
+    exhibits: tuple[str, ...] = ()  # titles of those to run, in quotes (a wrong one lists them); all if none is named
     figure: str = "runs/museum.png"  # the figure
     n: int = 100  # held-out sums and differences that every exhibit is asked
     seed: int = 1  # of the questions, the order of the pairs and the tiny base
@@ -119,7 +119,7 @@ class DropoutOn(Healthy):
 
 
 class RateTwice(Healthy):
-    title = "learning rate zero"
+    title = "learning rate next to zero"
     lesson = (
         "LambdaLR multiplies base_lr by what it is given. Given base_lr again, the rate is its square, and "
         "nothing moves."
@@ -157,7 +157,7 @@ class HealthyFromBlank(Healthy):
 
 
 class NoAnchor(HealthyFromBlank):
-    title = "no NLL term, blank base"
+    title = "no NLL term"
     lesson = "Ranked right is not written right: both answers may sink, as long as the rejected one sinks further."
 
     def objective(self):
@@ -232,7 +232,7 @@ class Visit:
         (name,) = (name for name, value in vars(self.exhibit).items() if inspect.isfunction(value))
         sources = (inspect.getsource(getattr(owner, name)) for owner in (Healthy, self.exhibit))
         right, wrong = (source.splitlines()[-1].strip().removeprefix("return ") for source in sources)
-        return right, wrong
+        return f"{name} = {right}", f"{name} = {wrong}"
 
     @property
     def curve(self) -> list[float]:

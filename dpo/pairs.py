@@ -59,9 +59,9 @@ class PairsFile:
 def load_pairs(path: str | Path, tokenizer: Tokenizer, max_length: int = 256) -> PairsFile:
     """All pairs of the file and what is odd about them; PairsError lists everything that cannot be trained on."""
     path, problems, found = Path(path), [], PairsFile()
-    replaced: Counter[str] = Counter()
+    replaced: dict[str, list[int]] = {}  # lines of every look-alike
     for number, (line, value, problem) in enumerate(_objects(_read_text(path)), start=1):
-        texts, wrong = (None, [problem]) if problem else _texts(value, replaced)
+        texts, wrong = (None, [problem]) if problem else _texts(value, line, replaced)
         if texts:
             prompt, chosen, rejected = texts
             found.pairs.append(Pair(prompt, chosen, rejected, line))
@@ -81,7 +81,10 @@ def load_pairs(path: str | Path, tokenizer: Tokenizer, max_length: int = 256) ->
         more = f"\n  ... and {len(problems) - SHOWN_PROBLEMS} more" if len(problems) > SHOWN_PROBLEMS else ""
         raise PairsError(f"{path.name}: {len(problems)} to mend\n  " + "\n  ".join(problems[:SHOWN_PROBLEMS]) + more)
     if replaced:
-        listed = ", ".join(f"{old!r} -> {LOOK_ALIKES[old]!r} ({count})" for old, count in replaced.most_common())
+        listed = ", ".join(
+            f"{old!r} -> {LOOK_ALIKES[old]!r} ({len(lines)}, first in line {lines[0]})"
+            for old, lines in replaced.items()
+        )
         found.warnings.append(f"characters outside the alphabet were replaced: {listed}")
     found.warnings += _oddities(found.pairs)
     return found
@@ -192,8 +195,8 @@ def _no_constant(name: str) -> None:
     raise PairsError(f"{name} is no text")
 
 
-def _texts(value: object, replaced: Counter[str]) -> tuple[tuple[str, str, str] | None, list[str]]:
-    """Prompt, chosen and rejected of one JSON object, look-alike characters replaced and counted; or what is wrong."""
+def _texts(value: object, line: int, replaced: dict[str, list[int]]) -> tuple[tuple[str, str, str] | None, list[str]]:
+    """Prompt, chosen and rejected of one JSON object, look-alikes replaced and noted; or what is wrong."""
     if not isinstance(value, dict):
         return None, [f"a pair is an object with `positive` and `negative`, not a {type(value).__name__}"]
     wrapped = [key for key, inside in value.items() if isinstance(inside, list)]
@@ -212,7 +215,7 @@ def _texts(value: object, replaced: Counter[str]) -> tuple[tuple[str, str, str] 
             problems.append(f"{key!r} is {'missing' if key not in value else 'empty or not a text'}")
     if problems:
         return None, problems
-    clean = {key: _replace_look_alikes(text, replaced) for key, text in value.items()}
+    clean = {key: _replace_look_alikes(text, line, replaced) for key, text in value.items()}
     if "prompt" in clean:
         prompt = rejected_prompt = clean["prompt"]
         chosen, rejected = clean["chosen"], clean["rejected"]
@@ -241,9 +244,9 @@ def _split(text: str) -> tuple[str, str]:
     return prompt + mark, answer
 
 
-def _replace_look_alikes(text: str, replaced: Counter[str]) -> str:
+def _replace_look_alikes(text: str, line: int, replaced: dict[str, list[int]]) -> str:
     for character in set(text) & LOOK_ALIKES.keys():
-        replaced[character] += text.count(character)
+        replaced.setdefault(character, []).extend([line] * text.count(character))
         text = text.replace(character, LOOK_ALIKES[character])
     return text
 

@@ -175,9 +175,7 @@ def pass_at_k_figure(results: dict[str, dict], tuned: dict) -> Figure:
             labels.append((points[max(points)]["rate"], name, color))
         greedy = tuned["groups"][group]["right"]["rate"]
         axis.plot([1, max(points)], [greedy] * 2, color=ORANGE, linewidth=1.4, linestyle=":")
-        axis.annotate(
-            f"tuned, one greedy answer: {greedy:.0%}", (1, greedy), (0, 3), textcoords="offset points", color=ORANGE
-        )
+        axis.annotate(f"tuned: {greedy:.0%}", (1, greedy), (0, 3), textcoords="offset points", color=ORANGE)
         axis.set_xscale("log", base=4)
         axis.set_xticks(list(points), [str(k) for k in points])
         axis.set_xticks([], minor=True)

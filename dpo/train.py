@@ -277,7 +277,9 @@ def _run(config: Config, history: History, device: torch.device, processes: Proc
                 state.save()
             record()
             held_out = f"{history.looks['exact/held_out'][-1]:.0%}" if history.looks else "-"
-            bar.show(loss=f"{metrics['loss']:.3f}", margin=f"{metrics['rewards/margins']:.2f}", held_out=held_out)
+            bar.show(
+                loss=f"{metrics['loss/preference']:.3f}", margin=f"{metrics['rewards/margins']:.2f}", held_out=held_out
+            )
             bar.update()
             if processes.any(bool(stop)):
                 break

@@ -32,7 +32,7 @@ class Checkpoint:
 def load_checkpoint(path: str | Path) -> Checkpoint:
     """Read and check a checkpoint; CheckpointError unless the weights are complete, finite and fit `model_args`."""
     path = Path(path)
-    contents = read_archive(path, "check the path, or make the base with `python -m sft.train`")
+    contents = read_archive(path, "check the path; dpo.train makes dpo/dpo.pt, sft.train the base")
     key = next((key for key in WEIGHT_KEYS if isinstance(contents.get(key), dict)), None)
     if key is None or not isinstance(contents.get("model_args"), dict):
         raise CheckpointError(

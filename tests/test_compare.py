@@ -116,7 +116,7 @@ def test_runs_that_cannot_be_compared_are_one_sentence(base_file, tmp_path):
     words = [str(base_file), str(tmp_path / "none.pt"), "--device=cpu"]
     run = subprocess.run([sys.executable, "-m", "dpo.compare", *words], capture_output=True, text=True, cwd=ROOT)
     assert run.returncode == 1 and run.stderr.startswith("error: ") and "train again to compare it" in run.stderr
-    with pytest.raises(ValueError, match="no such run; every training"):
+    with pytest.raises(ValueError, match="no such run; name two"):
         read_run(tmp_path / "none.pt")
     save_checkpoint(tmp_path / "none.pt", load_model(base_file), pairs=3)
     with pytest.raises(ValueError, match="does not say on which pairs"):

@@ -52,7 +52,7 @@ def test_each_rule_fires_alone_on_its_own_history(name):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("healthy", ["100% of the pairs are ranked right", "reward +0.29", "0% before, 90% now"]),
+        ("healthy", ["100% of the pairs are ranked right in the last steps", "reward +0.29", "0% before, 90% now"]),
         ("stuck", ["0.6931 after 60 steps", "Raise base_lr"]),
         ("learning rate zero", ["set base_lr above 0"]),
         (

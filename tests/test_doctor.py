@@ -79,7 +79,9 @@ def test_what_is_odd_is_said_and_nothing_else(text):
 
 
 def test_nothing_odd():
-    assert findings(examine(balanced(30))) == [] and report(examine(balanced(30))).endswith("nothing odd was found")
+    assert findings(examine(balanced(30))) == [] and report(examine(balanced(30))).endswith(
+        "nothing odd about what they cover"
+    )
 
 
 def test_pairs_without_arithmetic_are_reported_and_drawn():

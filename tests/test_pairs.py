@@ -39,7 +39,7 @@ def test_the_assignments_toy_pairs_load(load):
         (p, answer, " Sorry, I do not know.") for p, answer in TOY
     ]
     assert [p.line for p in file.pairs] == [2, 6, 10, 14]
-    assert file.warnings == ["characters outside the alphabet were replaced: '!' -> '.' (4)"]
+    assert file.warnings == ["characters outside the alphabet were replaced: '!' -> '.' (4, first in line 2)"]
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_oddities_are_warnings(load):
     assert len(file.pairs) == 8
     text = "\n".join(file.warnings)
     for expected in (
-        "'×' -> '*' (2)",
+        "'×' -> '*' (2, first in line 7)",
         "1 pairs stand twice: line 2 (as 1)",
         "1 pairs have a wrong reason in the positive answer: line 8",
         "another positive answer than an earlier line: line 3 (and 1)",

@@ -24,7 +24,7 @@ from sft.checkpoint import save_checkpoint
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-COMMAND = re.compile(r"(?:python|torchrun [^\n`]*) -m ((?:dpo|sft|bench)\.\w+[^\n`#|]*)")
+COMMAND = re.compile(r"(?:python|torchrun [^\n`]*) -m ((?:dpo|sft|bench)\.\w+[^\n`#|&]*)")
 
 
 def commands(text):
@@ -130,8 +130,8 @@ def test_the_two_commands_are_those_of_ci():
 
 
 def test_links_and_the_tree_are_real():
-    for target in re.findall(r"\]\((?!http)([^)#]+)\)", TEXT):
-        assert (ROOT / target).exists(), target
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)|src=\"([^\"]+)\"", TEXT):
+        assert (ROOT / "".join(target)).exists(), target
     tree = TEXT.split("```text\n")[1].split("```")[0]
     folder = Path()
     for line in tree.splitlines():
