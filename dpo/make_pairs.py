@@ -108,7 +108,7 @@ def own_answers(questions: list[Question], config: Config) -> list[tuple[Questio
             found.append((question, right[0], wrong[0]))
     share = f"{right_ones / len(drawn):.1%} of {len(drawn):,} drawn answers are right"
     if not found:
-        raise ValueError(f"{share}, and no question has a right and a wrong one: ask more (--n), or wider --ranges")
+        raise ValueError(f"{share}, and no question has a right and a wrong one: ask more (n), or wider ranges")
     print(f"{share}; {len(found):,} of {len(questions):,} questions have a right and a wrong one")
     return found
 

@@ -119,7 +119,7 @@ class DropoutOn(Healthy):
 
 
 class RateTwice(Healthy):
-    title = "learning rate next to zero"
+    title = "learning rate squared"
     lesson = (
         "LambdaLR multiplies base_lr by what it is given. Given base_lr again, the rate is its square, and "
         "nothing moves."

@@ -101,7 +101,7 @@ def _draw_panel(axis, title: str, lines: dict, steps: list, columns: dict, total
     else:
         axis.margins(y=0.12)
     if title == "Loss" and abs(columns["loss/preference"][0] - LN_2) < 0.01:  # not for hinge and ipo
-        axis.axhline(LN_2, color=GREY, linewidth=0.8, linestyle=":")
+        axis.plot([0, total_steps], [LN_2] * 2, color=GREY, linewidth=0.8, linestyle=":")
         axis.annotate("ln 2", (total_steps, LN_2), color=GREY, ha="right", va="bottom", fontsize=10)
     _label_ends(axis, labels, steps[-1])
     axis.set_title(title, fontsize=11, loc="left")
@@ -471,11 +471,11 @@ def museum_figure(visits: list) -> Figure:
     rooms = [[seen for seen in visits if seen.room is room] for room in dict.fromkeys(seen.room for seen in visits)]
     rows, columns = max(map(len, rooms)), len(rooms)
     figure, axes = plt.subplots(
-        rows, 2 * columns, figsize=(8 * columns, 2.1 * rows + 0.6), width_ratios=[1, 2.2] * columns, squeeze=False,
+        rows, 2 * columns, figsize=(6.6 * columns, 2.35 * rows + 0.6), width_ratios=[1, 2.1] * columns, squeeze=False,
         dpi=75,
     )  # fmt: skip
     plt.close(figure)
-    figure.subplots_adjust(left=0.03, right=0.995, top=1 - 0.2 / rows, bottom=0.42 / rows, wspace=0.08, hspace=0.6)
+    figure.subplots_adjust(left=0.03, right=0.995, top=1 - 0.2 / rows, bottom=0.4 / rows, wspace=0.1, hspace=0.55)
     for axis in axes.flat:
         axis.set_axis_off()
     for column, room in enumerate(rooms):
@@ -507,13 +507,13 @@ def _draw_exhibit(axis, seen, healthy) -> None:
 def _write_placard(axis, seen) -> None:
     shares = ", ".join(f"{name} {share['rate']:.0%}" for name, share in seen.shares.items())
     code = {"family": "monospace", "fontsize": 8.5}
-    lines = [(f"{len(seen.replies)} held-out questions: {shares}", {"fontweight": "bold"}), (seen.figures, {})]
+    lines = [(f"{len(seen.replies)} answers: {shares}", {"fontweight": "bold"}), (seen.figures, {})]
     for word, line, color in zip(("right", "wrong"), seen.change or (), (GREEN, ORANGE), strict=False):
-        lines += _wrapped(f"{word}  {line}", 62, code | {"color": color})
-    lines += _wrapped(f"says   {seen.sample}", 62, code)
-    lines += _wrapped(seen.exhibit.lesson, 64, {"style": "italic"})
+        lines += _wrapped(f"{word}  {line}", 52, code | {"color": color})
+    lines += _wrapped(f"says   {seen.sample}", 52, code)
+    lines += _wrapped(seen.exhibit.lesson, 56, {"style": "italic"})
     for i, (line, style) in enumerate(lines):
-        axis.text(0.02, 1.13 - 0.17 * i, line, **{"fontsize": 9.5} | style, parse_math=False, va="top")
+        axis.text(0.02, 1.14 - 0.135 * i, line, **{"fontsize": 9.5} | style, parse_math=False, va="top")
 
 
 def _wrapped(text: str, width: int, style: dict) -> list[tuple[str, dict]]:

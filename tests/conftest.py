@@ -1,6 +1,7 @@
 """A tiny world: a two-layer model with the real alphabet, and a few pairs."""
 
 import json
+import os
 import signal
 
 import pytest
@@ -14,6 +15,7 @@ from sft.tokenizer import load_tokenizer
 # In the background of a script interrupts are ignored, and children inherit that; some tests are about interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)  # a tiny model gains nothing from more
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # neither in kernels and other processes
 
 TINY = {"block_size": 96, "vocab_size": 74, "n_layer": 2, "n_head": 2, "n_embd": 16, "dropout": 0.0, "bias": False}
 

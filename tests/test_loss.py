@@ -179,7 +179,7 @@ def test_equal_to_trl(loss_type):
 
 @pytest.mark.parametrize("loss_type", PER_CHARACTER)
 def test_losses_per_character_need_lengths(loss_type):
-    with pytest.raises(ValueError, match=f"the loss {loss_type} is per character: give chosen_lengths"):
+    with pytest.raises(ValueError, match=f"{loss_type} is per character: give chosen_lengths"):
         dpo_loss(*with_margins(1.0, beta=0.5), 0.5, loss_type)
 
 

@@ -135,7 +135,8 @@ def test_runs_top_to_bottom_on_a_tiny_base(copied, folder):
 def test_elsewhere_it_says_where_it_belongs(copied, tmp_path):  # R18
     _, tried = copied
     tried.cells = code_cells(tried)[:1]
-    client(tried, tmp_path, allow_errors=True).execute()
+    (tmp_path / "alone").mkdir()
+    client(tried, tmp_path / "alone", allow_errors=True).execute()
     assert tried.cells[0].outputs[-1]["evalue"] == (
         "this notebook needs the repository around it: get all of it, and open dpo/dpo.ipynb in there. On Colab or "
         "Kaggle, run  !git clone  with the repository's address in a new cell above, then this cell again"
