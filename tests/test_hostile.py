@@ -382,7 +382,7 @@ def test_no_environment_variable_switches_the_protection_off(tmp_path, protocol)
 
 
 PLACES = {  # S25
-    "missing": (lambda path: None, "no such file; .*`python -m sft[.]"),
+    "missing": (lambda path: None, "no such file; .*sft[.]t"),
     "folder": (lambda path: path.mkdir(), "is a folder; "),
     "link loop": (lambda path: path.symlink_to(path.name), "cannot be opened .*symbolic links"),
     "pipe": (os.mkfifo, "is no regular file; "),
