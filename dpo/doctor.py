@@ -111,7 +111,7 @@ def report(found: Examination) -> str:
 def _coverage(found: Examination) -> Iterator[str]:
     yield f"forms: {', '.join(f'{form} {count:,}' for form, count in found.forms.items())}"
     there = sorted((n for n in range(100) if n in found.operands), key=found.operands.__getitem__)
-    rare = ", ".join(f"{number} ({found.operands[number]} times)" for number in there[:3])
+    rare = ", ".join(f"{number} ({found.operands[number]} times)" for number in there[:3]) or "none"
     yield f"operands: {len(there)} of the numbers from 0 to 99; least often {rare}"
     answer, times = found.answers.most_common(1)[0]
     spread = f"{len(found.answers):,} different ones from {min(found.answers)} to {max(found.answers)}"

@@ -239,10 +239,14 @@ class Visit:
         return self.history["loss/preference"]
 
     @property
-    def figures(self) -> str:
-        """The loss from first to last, and how many of the last pairs are ranked right."""
-        ranked = mean(self.history["rewards/accuracies"][-LAST:])
-        return f"loss {self.curve[0]:.3f} -> {mean(self.curve[-LAST:]):.3f}, {ranked:.0%} of the pairs ranked right"
+    def ends(self) -> tuple[float, float]:
+        """The loss of the first step, and the mean of the last ones."""
+        return self.curve[0], mean(self.curve[-LAST:])
+
+    @property
+    def ranked(self) -> float:
+        """Share of the last pairs that are ranked right."""
+        return mean(self.history["rewards/accuracies"][-LAST:])
 
 
 def copy_of(base: GPT, dropout: float) -> GPT:
@@ -332,10 +336,9 @@ def museum_table(visits: list[Visit]) -> str:
     rows = [["exhibit", "loss", "pairs ranked right", "the curves alone say", *(f"{name}, n = {n}" for name in names)]]
     for seen in visits:
         said = ", ".join(reading.name for reading in read_curves(seen.history))
-        ranked = f"{mean(seen.history['rewards/accuracies'][-LAST:]):.0%}"
-        loss = f"{seen.curve[0]:.3f} to {mean(seen.curve[-LAST:]):.3f}"
+        loss = "{:.3f} to {:.3f}".format(*seen.ends)
         shares = [percent(share) for share in seen.shares.values()]
-        rows.append([seen.exhibit.title, loss, ranked, said, *shares])
+        rows.append([seen.exhibit.title, loss, f"{seen.ranked:.0%}", said, *shares])
     return markdown(rows)
 
 

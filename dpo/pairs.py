@@ -354,14 +354,14 @@ def main(config: Config) -> None:
         except PairsError as error:
             wrong.append(str(error))
             continue
-        questions = [parse_question(pair.prompt) for pair in file.pairs]
-        forms = len({question.form for question in questions if question})
-        print(f"{path}: {len(file.pairs):,} pairs, {sum(map(bool, questions)):,} of them arithmetic, in {forms} forms")
+        found = examine(file.pairs)
+        forms = sum(map(bool, found.forms.values()))
+        print(f"{path}: {found.pairs:,} pairs, {len(found.questions):,} of them arithmetic, in {forms} forms")
         print("".join(f"warning: {warning}\n" for warning in file.warnings), end="")
         if config.report:
-            print(report(examine(file.pairs)))
+            print(report(found))
         if config.figure:
-            save_figure(pairs_figure(examine(file.pairs)), config.figure)
+            save_figure(pairs_figure(found), config.figure)
         if config.convert:
             write_pairs(config.convert, file.pairs, config.format)
             print(f"wrote {len(file.pairs):,} pairs to {config.convert}")

@@ -20,6 +20,7 @@ from sft.files import check_folder
 
 # Okabe-Ito colours: told apart by everyone; every line also has its own style and its name beside it.
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
+SHOWN_NUMBERS = 1000  # larger ones are counted, but not drawn
 PICTURES = (".png", ".svg", ".pdf")
 PERCENT_TICKS = ([0, 0.25, 0.5, 0.75, 1], ["0 %", "25 %", "50 %", "75 %", "100 %"])  # ticks of a rate
 STEP_PANELS = {
@@ -424,9 +425,11 @@ def pairs_figure(found) -> Figure:
         ("operands", found.operands, "Questions that show each number"),
         ("answers", found.answers, "Questions with each answer"),
     ):
-        axes[name].bar(list(counts), list(counts.values()), width=1.0, color=BLUE)
-        axes[name].set_title(title, fontsize=11, loc="left")
-        axes[name].set_xlim(min([0, *counts]) - 1, max([99, *counts]) + 1)
+        shown = {number: count for number, count in counts.items() if abs(number) < SHOWN_NUMBERS}
+        beyond = f" ({len(counts) - len(shown):,} numbers are beyond)" if len(shown) < len(counts) else ""
+        axes[name].bar(list(shown), list(shown.values()), width=1.0, color=BLUE)
+        axes[name].set_title(title + beyond, fontsize=11, loc="left")
+        axes[name].set_xlim(min([0, *shown]) - 1, max([99, *shown]) + 1)
         axes[name].yaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes[name].spines[["top", "right"]].set_visible(False)
     _bars(axes["rejected"], found.rejected, "Rejected answers")
@@ -507,7 +510,8 @@ def _draw_exhibit(axis, seen, healthy) -> None:
 def _write_placard(axis, seen) -> None:
     shares = ", ".join(f"{name} {share['rate']:.0%}" for name, share in seen.shares.items())
     code = {"family": "monospace", "fontsize": 8.5}
-    lines = [(f"{len(seen.replies)} answers: {shares}", {"fontweight": "bold"}), (seen.figures, {})]
+    lines = [(f"{len(seen.replies)} answers: {shares}", {"fontweight": "bold"})]
+    lines += [("loss {:.3f} -> {:.3f}".format(*seen.ends) + f", {seen.ranked:.0%} of the pairs ranked right", {})]
     for word, line, color in zip(("right", "wrong"), seen.change or (), (GREEN, ORANGE), strict=False):
         lines += _wrapped(f"{word}  {line}", 52, code | {"color": color})
     lines += _wrapped(f"says   {seen.sample}", 52, code)

@@ -102,6 +102,14 @@ def test_figure_shows_the_counts():
     ]
 
 
+def test_numbers_of_any_size_are_counted_and_drawn():
+    found = examine([pair("317+219=?"), Pair(f"{10**100}+1=?", " 1.", " 2.", 1)])
+    assert "0 of the numbers from 0 to 99; least often none" not in report(found) and 10**100 in found.operands
+    axes = {axis.get_title("left"): axis for axis in pairs_figure(found).axes}
+    assert len(axes["Questions that show each number (1 numbers are beyond)"].patches) == 3
+    assert "least often none" in report(examine([pair("317+219=?")]))
+
+
 def test_command(tmp_path, pairs_file, capsys):
     main(Config(files=(str(pairs_file),), report=True, figure=str(tmp_path / "pairs.png")))
     printed = capsys.readouterr().out
