@@ -1,7 +1,8 @@
-"""The GPT of nanoGPT: same config fields, parameter names and call signatures, so that its checkpoints load.
+"""The GPT of nanoGPT, with its config fields, parameter names and calls: its checkpoints load.
 
-A decoder-only transformer with learned positions, pre-norm blocks and a head tied to the token embedding (Radford
-et al. 2019). Beyond nanoGPT, `generate` answers many prompts of different lengths at once with a key-value cache.
+A decoder-only transformer with learned positions, pre-norm blocks and a head tied to the token
+embedding (Radford et al. 2019). Beyond nanoGPT, `generate` answers many prompts of different
+lengths at once, with a key-value cache.
 """
 
 import math
@@ -40,22 +41,39 @@ class LayerNorm(nn.Module):
 
 
 class Cache:
-    """Keys and values of every position so far, one pair of (B, n_head, length, head_width) tensors per layer."""
+    """Keys and values of all ids so far: per layer a pair of (B, n_head, length, head_width).
+
+    What has been computed for an id never changes, since no id sees a later one. So each new id
+    costs one position, not the whole sequence again.
+    """
 
     def __init__(self, config: GPTConfig, batch: int, length: int, like: Tensor):
         shape = (batch, config.n_head, length, config.n_embd // config.n_head)
-        self.layers = [(like.new_zeros(shape), like.new_zeros(shape)) for _ in range(config.n_layer)]
-        self.rows = torch.arange(batch, device=like.device)[:, None]
+        self.layers = [
+            (like.new_zeros(shape), like.new_zeros(shape)) for _ in range(config.n_layer)
+        ]
+        self.rows = torch.arange(batch, device=like.device)[:, None]  # (B, 1)
 
-    def update(self, layer: int, positions: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Store new keys and values (B, n_head, T, head_width) at `positions` (B, T); return all that are in use."""
-        used = int(positions.max()) + 1
+    def update(
+        self, layer: int, position_ids: Tensor, k: Tensor, v: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Store T new keys and values per sequence, and return all that are in use so far.
+
+        k and v are (B, n_head, T, head_width) and go to `position_ids` (B, T). Returned are keys
+        and values (B, n_head, used, head_width). A shorter sequence has zeros, or values of its
+        padding, behind its own; the attention mask hides them.
+        """
+        used = int(position_ids.max()) + 1
         for stored, new in zip(self.layers[layer], (k, v), strict=True):
-            stored[self.rows, :, positions] = new.transpose(1, 2)
+            # Two index tensors with a slice between them: their axes (B, T) come first, so that
+            # n_head stands third.
+            stored[self.rows, :, position_ids] = new.transpose(1, 2)
         return self.layers[layer][0][:, :, :used], self.layers[layer][1][:, :, :used]
 
 
 class CausalSelfAttention(nn.Module):
+    """Every id gathers from those before it, in n_head heads of n_embd / n_head numbers each."""
+
     def __init__(self, config: GPTConfig, layer: int):
         super().__init__()
         self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, bias=config.bias)
@@ -63,16 +81,20 @@ class CausalSelfAttention(nn.Module):
         self.resid_dropout = nn.Dropout(config.dropout)
         self.n_head, self.dropout, self.layer = config.n_head, config.dropout, layer
 
-    def forward(self, x: Tensor, positions: Tensor, cache: Cache | None, visible: Tensor | None) -> Tensor:
-        batch, length, width = x.shape
-        q, k, v = (
+    def forward(
+        self, x: Tensor, position_ids: Tensor, cache: Cache | None, attention_mask: Tensor | None
+    ) -> Tensor:
+        batch, length, width = x.shape  # (B, T, n_embd)
+        q, k, v = (  # (B, n_head, T, head_width) each
             part.view(batch, length, self.n_head, width // self.n_head).transpose(1, 2)
             for part in self.c_attn(x).split(width, dim=2)
         )
         if cache is not None:
-            k, v = cache.update(self.layer, positions, k, v)
-            visible = torch.arange(k.shape[2], device=x.device) <= positions[:, None, :, None]  # (B, 1, T, used)
-        y = _attend(q, k, v, visible, self.dropout if self.training else 0.0)
+            k, v = cache.update(self.layer, position_ids, k, v)
+            # Each new id sees what stands at its own position or before, in its own sequence.
+            key_positions = torch.arange(k.shape[2], device=x.device)  # (used,)
+            attention_mask = key_positions <= position_ids[:, None, :, None]  # (B, 1, T, used)
+        y = _attend(q, k, v, attention_mask, self.dropout if self.training else 0.0)
         return self.resid_dropout(self.c_proj(y.transpose(1, 2).reshape(batch, length, width)))
 
 
@@ -95,8 +117,10 @@ class Block(nn.Module):
         self.ln_2 = LayerNorm(config.n_embd, config.bias)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor, positions: Tensor, cache: Cache | None, visible: Tensor | None) -> Tensor:
-        x = x + self.attn(self.ln_1(x), positions, cache, visible)
+    def forward(
+        self, x: Tensor, position_ids: Tensor, cache: Cache | None, attention_mask: Tensor | None
+    ) -> Tensor:
+        x = x + self.attn(self.ln_1(x), position_ids, cache, attention_mask)
         return x + self.mlp(self.ln_2(x))
 
 
@@ -119,7 +143,9 @@ class GPT(nn.Module):
         self.lm_head.weight = self.transformer.wte.weight  # tied
         self.apply(self._initialise)
         for name, parameter in self.named_parameters():
-            if name.endswith("c_proj.weight"):  # every residual branch, scaled by their number (GPT-2)
+            # The 2 * n_layer branches that end in a c_proj add up in the residual stream: with this
+            # scale their sum is as large in a deep model as in a shallow one (GPT-2).
+            if name.endswith("c_proj.weight"):
                 nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * config.n_layer))
 
     @staticmethod
@@ -132,30 +158,40 @@ class GPT(nn.Module):
     def hidden_states(
         self,
         idx: Tensor,
-        positions: Tensor | None = None,
+        position_ids: Tensor | None = None,
         cache: Cache | None = None,
-        visible: Tensor | None = None,
+        attention_mask: Tensor | None = None,
     ) -> Tensor:
-        """Final hidden states (B, T, n_embd) of ids (B, T); with a cache, of new ids at `positions` (B, T).
+        """Final hidden states (B, T, n_embd) of ids (B, T).
 
-        Without a cache, `visible` (B, 1, T, T) says which ids each id looks at; without it, all up to itself.
+        position_ids    (B, T)        place of each id in its text; 0 to T - 1 if not given
+        cache                         keys and values of all ids before these; they are added to it
+        attention_mask  (B, 1, T, T)  True where an id (third axis) sees another (last axis); each
+                                      sees itself and all before it if this is not given, and
+                                      always with a cache
         """
-        if positions is None:
+        if position_ids is None:
             if idx.shape[1] > self.config.block_size:
-                raise ValueError(f"{idx.shape[1]} characters do not fit into the block of {self.config.block_size}")
-            positions = torch.arange(idx.shape[1], device=idx.device)[None]
-        x = self.transformer.drop(self.transformer.wte(idx) + self.transformer.wpe(positions))
+                most = self.config.block_size
+                raise ValueError(f"{idx.shape[1]} characters do not fit into the block of {most}")
+            position_ids = torch.arange(idx.shape[1], device=idx.device)[None]
+        x = self.transformer.drop(self.transformer.wte(idx) + self.transformer.wpe(position_ids))
         for block in self.transformer.h:
-            x = block(x, positions, cache, visible)
+            x = block(x, position_ids, cache, attention_mask)
         return self.transformer.ln_f(x)
 
     def forward(
-        self, idx: Tensor, targets: Tensor | None = None, return_hidden_states: bool = False, full_seq: bool = False
+        self,
+        idx: Tensor,
+        targets: Tensor | None = None,
+        return_hidden_states: bool = False,
+        full_seq: bool = False,
     ):
         """Return (logits, loss), or (logits, loss, hidden) on request.
 
-        idx (B, T) -> logits (B, T, vocab_size) with `targets` or `full_seq`, else (B, 1, vocab_size) of the last
-        position; loss is the mean cross-entropy in nats over targets other than -1, None without targets.
+        idx (B, T) -> logits (B, T, vocab_size) with `targets` or `full_seq`, else those of the last
+        position, (B, 1, vocab_size). The loss is the mean cross-entropy, in nats, over the targets
+        other than -1; without targets it is None.
         """
         hidden = self.hidden_states(idx)
         scored = hidden if full_seq or targets is not None else hidden[:, -1:]
@@ -175,57 +211,74 @@ class GPT(nn.Module):
         lengths: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Continue each row of idx (B, T) until a full stop, before a newline, or by at most `max_new_tokens` ids.
+        """Continue each prompt up to a full stop, to a newline, or by `max_new_tokens` ids.
 
-        `lengths` (B,) says how many ids of each row are prompt (all of them without it), the rest is padding.
-        Temperature 0 is greedy. Every row draws its own random numbers: a batch gives what its rows give one by one.
-        Returns the ids (B, longest row), shorter rows filled with newlines, and the hidden states (B, n_embd) that
-        gave each row's last id.
+        idx (B, T) holds a prompt a row. `lengths` (B,) says how many ids of each row are prompt
+        (all of them, if not given); the rest is padding. Temperature 0 is greedy. Each sequence
+        draws its own random numbers: a batch gives what its prompts would give one by one.
+
+        Returned are ids (B, longest sequence), prompts included and shorter sequences filled with
+        newlines, and the hidden states (B, n_embd) that gave each sequence's last id.
         """
         if temperature < 0:
             raise ValueError(f"temperature is {temperature}; it must be 0 (greedy) or more")
-        rows = torch.arange(len(idx), device=idx.device)
+        rows = torch.arange(len(idx), device=idx.device)  # (B,)
         lengths = torch.full_like(rows, idx.shape[1]) if lengths is None else lengths.to(idx.device)
         if len(idx) == 0 or int(lengths.min()) < 1:
             raise ValueError("every prompt needs at least one character")
-        ids = torch.cat([idx, idx.new_zeros(len(idx), max_new_tokens)], dim=1)
-        ids[torch.arange(ids.shape[1], device=idx.device) >= lengths[:, None]] = NEWLINE_ID
-        draws = _uniform(len(idx), max_new_tokens, generator).to(idx.device) if temperature else None
-        cache = Cache(self.config, len(idx), min(ids.shape[1], self.config.block_size), self.lm_head.weight)
-        running = torch.ones_like(rows, dtype=torch.bool)
-        hidden = self._prefill(ids[:, : idx.shape[1]], lengths, cache)
+        ids = _with_room(idx, lengths, max_new_tokens)  # (B, T + max_new_tokens)
+        draws = (  # (B, max_new_tokens), all at once: an ended sequence still uses up its own
+            _uniform(len(idx), max_new_tokens, generator).to(idx.device) if temperature else None
+        )
+        longest = min(ids.shape[1], self.config.block_size)
+        cache = Cache(self.config, len(idx), longest, self.lm_head.weight)
+        running = torch.ones_like(rows, dtype=torch.bool)  # (B,)
+        hidden = self._prefill(ids[:, : idx.shape[1]], lengths, cache)  # (B, n_embd)
         for step in range(max_new_tokens):
-            chosen = _pick(self.lm_head(hidden), temperature, top_k, draws[:, step] if temperature else None)
-            running = running & (chosen != NEWLINE_ID)
+            draw = draws[:, step] if temperature else None
+            chosen = _pick(self.lm_head(hidden), temperature, top_k, draw)  # (B,)
+            running = running & (chosen != NEWLINE_ID)  # a newline ends the answer and is not in it
             ids[rows[running], lengths[running]] = chosen[running]
             lengths = lengths + running
-            running = running & (chosen != PERIOD_ID)
+            running = running & (chosen != PERIOD_ID)  # a full stop ends the answer and is in it
             if not running.any() or step + 1 == max_new_tokens:
                 break
-            if int(lengths.max()) > self.config.block_size:
-                latest = self._hidden_of_window(ids, lengths)
-            else:
-                last = (lengths - 1)[:, None]
-                latest = self.hidden_states(ids.gather(1, last), last, cache)[:, 0]
-            hidden = torch.where(running[:, None], latest, hidden)
+            # Ended sequences are computed along with the others, but keep the state they ended in.
+            hidden = torch.where(running[:, None], self._next_hidden(ids, lengths, cache), hidden)
         return ids[:, : int(lengths.max())], hidden
 
     def _prefill(self, idx: Tensor, lengths: Tensor, cache: Cache) -> Tensor:
-        """Hidden states (B, n_embd) at the last of each row's `lengths` (B,) ids; fills the cache if they fit."""
+        """Hidden states (B, n_embd) at each prompt's last id; fills the cache if all fit in."""
         if idx.shape[1] > self.config.block_size:
             return self._hidden_of_window(idx, lengths)
-        positions = torch.arange(idx.shape[1], device=idx.device).expand(len(idx), -1)
-        return self.hidden_states(idx, positions, cache)[cache.rows[:, 0], lengths - 1]
+        position_ids = torch.arange(idx.shape[1], device=idx.device).expand(len(idx), -1)
+        return self.hidden_states(idx, position_ids, cache)[cache.rows[:, 0], lengths - 1]
+
+    def _next_hidden(self, ids: Tensor, lengths: Tensor, cache: Cache) -> Tensor:
+        """Hidden states (B, n_embd) at each sequence's last id, which is the only new one."""
+        if int(lengths.max()) > self.config.block_size:
+            return self._hidden_of_window(ids, lengths)
+        last = (lengths - 1)[:, None]  # (B, 1)
+        return self.hidden_states(ids.gather(1, last), last, cache)[:, 0]
 
     def _hidden_of_window(self, ids: Tensor, lengths: Tensor) -> Tensor:
-        """The same without a cache, where a row has outgrown the block: only its last block_size ids are seen."""
-        start = (lengths - self.config.block_size).clamp(min=0)[:, None]
-        window = start + torch.arange(min(self.config.block_size, ids.shape[1]), device=ids.device)
-        last = lengths - 1 - start[:, 0]
-        return self.hidden_states(ids.gather(1, window))[torch.arange(len(ids), device=ids.device), last]
+        """The same where a sequence has outgrown the block: of each, the last block_size ids count.
+
+        The window moves on by one with every id, and with it the position of every id in it: what a
+        cache holds would be wrong, so all is computed again.
+        """
+        start = (lengths - self.config.block_size).clamp(min=0)[:, None]  # (B, 1)
+        width = min(self.config.block_size, ids.shape[1])
+        window = start + torch.arange(width, device=ids.device)  # (B, width)
+        last = lengths - 1 - start[:, 0]  # (B,), within the window
+        hidden = self.hidden_states(ids.gather(1, window))  # (B, width, n_embd)
+        return hidden[torch.arange(len(ids), device=ids.device), last]
 
     def get_num_params(self, non_embedding: bool = True) -> int:
-        """Number of parameters; the position embedding counts only if `non_embedding` is false, the tied head once."""
+        """Number of parameters, the tied head counted once.
+
+        The position embedding counts only if `non_embedding` is false, as in nanoGPT.
+        """
         count = sum(parameter.numel() for parameter in self.parameters())
         return count - self.transformer.wpe.weight.numel() if non_embedding else count
 
@@ -234,25 +287,49 @@ class GPT(nn.Module):
         if not 0 < block_size <= self.config.block_size:
             raise ValueError(f"block_size must be 1 to {self.config.block_size}, not {block_size}")
         self.config.block_size = block_size
-        self.transformer.wpe.weight = nn.Parameter(self.transformer.wpe.weight[:block_size].detach().clone())
+        self.transformer.wpe.weight = nn.Parameter(
+            self.transformer.wpe.weight[:block_size].detach().clone()
+        )
 
     def configure_optimizers(
-        self, weight_decay: float, learning_rate: float, betas: tuple[float, float], device_type: str
+        self,
+        weight_decay: float,
+        learning_rate: float,
+        betas: tuple[float, float],
+        device_type: str,
     ) -> torch.optim.AdamW:
-        """AdamW that decays the matrices and leaves gains and biases alone; the fused kernel where it exists."""
+        """AdamW, fused where that exists; it decays the matrices, but not gains and biases."""
         decayed = [p for p in self.parameters() if p.requires_grad and p.dim() >= 2]
         others = [p for p in self.parameters() if p.requires_grad and p.dim() < 2]
-        groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-        return torch.optim.AdamW(groups, lr=learning_rate, betas=betas, fused=device_type in ("cpu", "cuda"))
+        groups = [
+            {"params": decayed, "weight_decay": weight_decay},
+            {"params": others, "weight_decay": 0.0},
+        ]
+        fused = device_type in ("cpu", "cuda")
+        return torch.optim.AdamW(groups, lr=learning_rate, betas=betas, fused=fused)
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None, dropout: float) -> Tensor:
-    """Scaled dot-product attention of (B, n_head, T, head_width); causal where `visible` is not given."""
-    settings = {"attn_mask": visible, "dropout_p": dropout, "is_causal": visible is None}
+def _attend(
+    q: Tensor, k: Tensor, v: Tensor, attention_mask: Tensor | None, dropout: float
+) -> Tensor:
+    """Scaled dot-product attention of q (B, n_head, T, head_width); causal if there is no mask."""
+    settings = {
+        "attn_mask": attention_mask,
+        "dropout_p": dropout,
+        "is_causal": attention_mask is None,
+    }
     if not q.is_cpu:
         return F.scaled_dot_product_attention(q, k, v, **settings)
-    with torch.autocast("cpu", enabled=False):  # in bfloat16 its backward pass takes four times as long on a CPU
+    # On a CPU its backward pass takes four times as long in bfloat16 as in float32.
+    with torch.autocast("cpu", enabled=False):
         return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), **settings)
+
+
+def _with_room(idx: Tensor, lengths: Tensor, more: int) -> Tensor:
+    """A copy of idx (B, T) with room for `more` ids, and newlines behind each prompt."""
+    ids = torch.cat([idx, idx.new_zeros(len(idx), more)], dim=1)  # (B, T + more)
+    ids[torch.arange(ids.shape[1], device=idx.device) >= lengths[:, None]] = NEWLINE_ID
+    return ids
 
 
 def _uniform(rows: int, columns: int, generator: torch.Generator | None) -> Tensor:
@@ -261,14 +338,19 @@ def _uniform(rows: int, columns: int, generator: torch.Generator | None) -> Tens
 
 
 def _pick(logits: Tensor, temperature: float, top_k: int | None, draw: Tensor | None) -> Tensor:
-    """One id per row of logits (B, vocab_size): the largest, or the inverse distribution function at `draw` (B,)."""
+    """One id (B,) per row of logits (B, vocab_size): the likeliest, or one drawn.
+
+    `draw` (B,) holds a number from 0 to below 1 per row. The ids divide that interval among them in
+    proportion to their probabilities; taken is the id into whose part the number falls.
+    """
     if temperature == 0:
         return logits.argmax(dim=-1)
     logits = logits.float() / temperature
     if top_k is not None:
-        smallest = logits.topk(min(top_k, logits.shape[-1])).values[:, -1:]
+        smallest = logits.topk(min(top_k, logits.shape[-1])).values[:, -1:]  # (B, 1)
         logits = logits.masked_fill(logits < smallest, -math.inf)
-    cumulative = logits.softmax(dim=-1).cumsum(dim=-1)
-    total = cumulative[:, -1:]
-    passed = (cumulative <= draw[:, None] * total).sum(dim=-1)
-    return torch.minimum(passed, (cumulative < total).sum(dim=-1))  # rounding never picks an impossible id
+    cumulative = logits.softmax(dim=-1).cumsum(dim=-1)  # (B, vocab_size): where each part ends
+    total = cumulative[:, -1:]  # (B, 1): 1 but for rounding
+    passed = (cumulative <= draw[:, None] * total).sum(dim=-1)  # (B,): parts below the number
+    last_possible = (cumulative < total).sum(dim=-1)  # behind it all probabilities are 0
+    return torch.minimum(passed, last_possible)  # so rounding never picks an impossible id

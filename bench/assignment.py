@@ -9,13 +9,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from model import GPT, NEWLINE_ID, PERIOD_ID
-from sft.rows import Row
+from sft.sequences import Sequence
 
 MAX_LENGTH = 64
 DROPOUT = 0.2  # of the course's checkpoint
 
 
-def padded(rows: list[Row]) -> Tensor:
+def padded(rows: list[Sequence]) -> Tensor:
     """Ids (B, 64), filled up with newlines, which the mask of the loop takes for padding."""
     ids = torch.full((len(rows), MAX_LENGTH), NEWLINE_ID)
     for i, row in enumerate(rows):
@@ -31,7 +31,9 @@ def mean_logps(model: GPT, ids: Tensor) -> Tensor:
     return (logps * mask).sum(dim=1) / mask.sum(dim=1)
 
 
-def train_step(model: GPT, optimizer: torch.optim.Optimizer, chosen: Tensor, rejected: Tensor, beta: float) -> float:
+def train_step(
+    model: GPT, optimizer: torch.optim.Optimizer, chosen: Tensor, rejected: Tensor, beta: float
+) -> float:
     mean_chosen, mean_rejected = mean_logps(model, chosen), mean_logps(model, rejected)
     loss = -F.logsigmoid((mean_chosen - mean_rejected) / beta).mean() - 0.1 * mean_chosen.mean()
     optimizer.zero_grad(set_to_none=True)

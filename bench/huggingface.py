@@ -9,13 +9,15 @@ from torch import Tensor
 from transformers import AutoTokenizer, GPT2LMHeadModel, PreTrainedTokenizerBase, TrainerCallback
 from trl import DPOConfig, DPOTrainer
 
+from dpo.data.pair import Pair
 from dpo.export import write_folder
-from dpo.pairs import Pair
 from model import GPT
 from sft.tokenizer import Tokenizer
 
 
-def as_gpt2(model: GPT, tokenizer: Tokenizer, attention: str) -> tuple[GPT2LMHeadModel, PreTrainedTokenizerBase]:
+def as_gpt2(
+    model: GPT, tokenizer: Tokenizer, attention: str
+) -> tuple[GPT2LMHeadModel, PreTrainedTokenizerBase]:
     """A GPT-2 that computes the same function, and its tokenizer, in which the newline ends a text and pads."""
     with tempfile.TemporaryDirectory() as folder:
         write_folder(folder, model, tokenizer)
@@ -70,4 +72,9 @@ def logps_and_metrics(trainer: DPOTrainer) -> tuple[Tensor, Tensor, float, dict[
     chosen, rejected = trainer.compute_ref_log_probs(trainer.model.eval(), inputs)
     with torch.no_grad():
         loss = trainer.compute_loss(trainer.model, inputs).item()
-    return chosen, rejected, loss, {name: values[-1] for name, values in trainer._metrics["eval"].items()}
+    return (
+        chosen,
+        rejected,
+        loss,
+        {name: values[-1] for name, values in trainer._metrics["eval"].items()},
+    )

@@ -14,26 +14,36 @@ from bench.report import hardware
 from bench.two_bases import BLANK, make_blank
 from configurator import override
 from dpo import make_pairs
-from dpo.evaluate import answer_questions, evaluate, in_words, markdown, percent, rate, sample_domain, write_json
-from dpo.history import History
-from dpo.pairs import load_pairs
+from dpo.data.pair_file import load_pairs
+from dpo.evaluation.replies import answer_questions, sample_domain
+from dpo.evaluation.tables import describe_group, evaluate, markdown, percent, rate
 from dpo.train import Config, train
+from dpo.training.history import History
 from model import GPT
 from sft import train as base_training
+from sft.files import write_json
 from sft.tokenizer import Tokenizer, load_tokenizer
 
 FOLDER = Path("runs/learning")
 CALCULATES = Path("runs/calculates.pt")  # the blank base after short lines of arithmetic
 MANY, FEW = 100_000, 3072
 TEST_SEED = 12  # of the test drawn like the pairs; the pairs have seed 1
-TEACH = vars(override(Config(base=str(BLANK)), [str(Path(__file__).parents[1] / "dpo/settings/blank_base.py")]))
+TEACH = vars(
+    override(
+        Config(base=str(BLANK)), [str(Path(__file__).parents[1] / "dpo/settings/blank_base.py")]
+    )
+)
 TEACH = {name: value for name, value in TEACH.items() if value != getattr(Config(), name)}
 RUNS: dict[str, tuple[int, str, dict]] = {  # pairs, their negatives, settings
     "shipped base": (FEW, "base", {}),
     "shipped base, refusals": (FEW, "refusal", {}),
     "shipped base, near misses": (FEW, "near_miss", {}),
     "shipped base, Muon": (FEW, "base", {"optimizer": "muon"}),
-    "blank base, short lines first": (FEW, "base", {"base": str(CALCULATES), "nll_coef": 1.0, "base_lr": 1e-4}),
+    "blank base, short lines first": (
+        FEW,
+        "base",
+        {"base": str(CALCULATES), "nll_coef": 1.0, "base_lr": 1e-4},
+    ),
     "blank base, pairs alone": (MANY, "refusal", TEACH),
     "the same, a quarter of the pairs": (MANY // 4, "refusal", TEACH),
     "a quarter, digits weigh as the rest": (MANY // 4, "refusal", TEACH | {"digit_weight": 1.0}),
@@ -43,7 +53,7 @@ RUNS: dict[str, tuple[int, str, dict]] = {  # pairs, their negatives, settings
 
 
 class TimedHistory(History):
-    """A history that also notes the seconds since the first look: reference, steps and saving, but not the looks."""
+    """A history that also notes the seconds since the first eval: reference, steps and saving, but not the evals."""
 
     def __init__(self):
         super().__init__()
@@ -54,8 +64,8 @@ class TimedHistory(History):
         self.seconds += time.perf_counter() - self.since
         self.since = time.perf_counter()
 
-    def append_look(self, look: dict[str, float]) -> None:
-        super().append_look({**look, "seconds": self.seconds})
+    def append_eval(self, metrics: dict[str, float]) -> None:
+        super().append_eval({**metrics, "seconds": self.seconds})
         self.since = time.perf_counter()
 
 
@@ -64,7 +74,9 @@ def make_calculates() -> dict[str, float]:
     note = CALCULATES.with_suffix(".json")
     if not note.exists():
         started = time.perf_counter()
-        base_training.make_base(base_training.Config(init=str(BLANK), arithmetic="short", out=str(CALCULATES)))
+        base_training.make_base(
+            base_training.Config(init=str(BLANK), arithmetic="short", out=str(CALCULATES))
+        )
         lines = sum(stage.lines for stage in base_training.STAGES["short"])
         write_json(note, {"seconds": time.perf_counter() - started, "lines": lines})
     return json.loads(note.read_text(encoding="utf-8"))
@@ -80,7 +92,9 @@ def pairs_file(n: int, negatives: str) -> str:
     return str(path)
 
 
-def like_the_pairs(model: GPT, tokenizer: Tokenizer, trained: set[str], n: int = 1000) -> dict[str, float]:
+def like_the_pairs(
+    model: GPT, tokenizer: Tokenizer, trained: set[str], n: int = 1000
+) -> dict[str, float]:
     """Exact matches on n questions drawn just as the pairs are: seen families, every form alike.
 
     This is how the course's public solutions are tested; `trained` says which share of the questions the pairs held.
@@ -93,36 +107,66 @@ def like_the_pairs(model: GPT, tokenizer: Tokenizer, trained: set[str], n: int =
 
 def measure(name: str) -> dict:
     n, negatives, settings = RUNS[name]
-    settings = {"pairs": pairs_file(n, negatives), "eval_every": 4, "eval_questions": 200} | settings
-    before = make_calculates() if settings.get("base") == str(CALCULATES) else {"seconds": 0.0, "lines": 0}
+    settings = {
+        "pairs": pairs_file(n, negatives),
+        "eval_every": 4,
+        "eval_questions": 200,
+    } | settings
+    before = (
+        make_calculates()
+        if settings.get("base") == str(CALCULATES)
+        else {"seconds": 0.0, "lines": 0}
+    )
     tokenizer, history = load_tokenizer(), TimedHistory()
-    policy, _ = train(Config(out=f"runs/learning/{name.replace(' ', '_').replace(',', '')}", **settings), history)
+    policy, _ = train(
+        Config(out=f"runs/learning/{name.replace(' ', '_').replace(',', '')}", **settings), history
+    )
     result = evaluate(answer_questions(policy.eval(), tokenizer, sample_domain(1200, seed=1)))
-    pairs = [min(step * Config(**settings).batch_size, n) for step in history.looks["step"]]
+    pairs = [min(step * Config(**settings).batch_size, n) for step in history.evals["step"]]
     trained = {pair.prompt for pair in load_pairs(settings["pairs"], tokenizer).pairs}
     test = like_the_pairs(policy, tokenizer, trained)
-    looks = history.looks | {"pairs": pairs}
-    return {"run": RUNS[name], "before": before, "hardware": hardware(), "looks": looks, "test": test, **result}
+    evals = history.evals | {"pairs": pairs}
+    return {
+        "run": RUNS[name],
+        "before": before,
+        "hardware": hardware(),
+        "looks": evals,
+        "test": test,
+        **result,
+    }
 
 
 def curve(result: dict, points: int = 12) -> str:
-    """A table of about so many looks, the last among them."""
-    looks, last = result["looks"], len(result["looks"]["step"]) - 1
+    """A table of about so many evals, the last among them."""
+    evals, last = result["looks"], len(result["looks"]["step"]) - 1
     rows = [["pairs", "seconds", "held-out additive", "held-out multiplicative"]]
     for i in sorted({*range(0, last, -(-last // points)), last}):
-        shares = (f"{looks[f'exact/held_out/{kind}'][i]:.0%}" for kind in ("additive", "multiplicative"))
-        rows.append([f"{looks['pairs'][i]:,}", f"{looks['seconds'][i]:.0f}", *shares])
+        shares = (
+            f"{evals[f'exact/held_out/{kind}'][i]:.0%}" for kind in ("additive", "multiplicative")
+        )
+        rows.append([f"{evals['pairs'][i]:,}", f"{evals['seconds'][i]:.0f}", *shares])
     return markdown(rows)
 
 
 def ends(results: dict[str, dict]) -> str:
     groups = list(next(iter(results.values()))["groups"])
-    rows = [["run", "SFT lines", "pairs", "seconds", "drawn like the pairs (of them trained)", *map(in_words, groups)]]
+    rows = [
+        [
+            "run",
+            "SFT lines",
+            "pairs",
+            "seconds",
+            "drawn like the pairs (of them trained)",
+            *map(describe_group, groups),
+        ]
+    ]
     for name, r in results.items():
         seconds = r["before"]["seconds"] + r["looks"]["seconds"][-1]
         amounts = [f"{r['before']['lines']:,}", f"{r['looks']['pairs'][-1]:,}", f"{seconds:.0f}"]
         test = f"{percent(r['test'])} ({r['test']['trained']:.0%})"
-        rows.append([name, *amounts, test, *(percent(r["groups"][group]["right"]) for group in groups)])
+        rows.append(
+            [name, *amounts, test, *(percent(r["groups"][group]["right"]) for group in groups)]
+        )
     return markdown(rows)
 
 

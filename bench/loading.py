@@ -11,12 +11,13 @@ from pathlib import Path
 import torch
 
 from bench.report import hardware, median_and_spread
-from dpo.evaluate import markdown, write_json
-from dpo.history import History
+from dpo.evaluation.tables import markdown
+from dpo.training.history import History
 from model import GPTConfig
-from sft.checkpoint import load_checkpoint, load_model
+from sft.checkpoint.resume import TrainingState
+from sft.checkpoint.weights import load_checkpoint, load_model
+from sft.files import write_json
 from sft.optimizers import make_optimizers, make_schedulers
-from sft.state import TrainingState
 
 BASE = Path("sft/gpt.pt")
 COURSE = Path("runs/course.pt")
@@ -25,7 +26,7 @@ ROUNDS = 5
 
 def trained_state(path: Path) -> TrainingState:
     """A state of the shipped base after one step of AdamW."""
-    model = load_model(BASE)
+    model, _ = load_model(BASE)
     [optimizer] = optimizers = make_optimizers(model, "adamw", 1e-5)
     idx = torch.ones(1, 4, dtype=torch.long)
     model(idx, idx)[1].backward()
@@ -37,7 +38,12 @@ def write_course_file(state: TrainingState) -> None:
     """nanoGPT's layout: weights in float32 under torch.compile's prefix, and the optimizer's state."""
     weights = {f"_orig_mod.{name}": tensor for name, tensor in state.model.state_dict().items()}
     args = vars(GPTConfig()) | {"dropout": 0.2}
-    contents = {"model": weights, "model_args": args, "optimizer": state.optimizers[0].state_dict(), "iter_num": 5000}
+    contents = {
+        "model": weights,
+        "model_args": args,
+        "optimizer": state.optimizers[0].state_dict(),
+        "iter_num": 5000,
+    }
     COURSE.parent.mkdir(exist_ok=True)
     torch.save(contents, COURSE)
 
@@ -66,7 +72,11 @@ def main() -> None:
             times[name].append(seconds(call))
     rows = [["what", "file, MB", "seconds (range)"]]
     rows += [
-        [name.strip(), f"{calls[name][0].stat().st_size / 1e6:.1f}", median_and_spread(times[name], digits=2)]
+        [
+            name.strip(),
+            f"{calls[name][0].stat().st_size / 1e6:.1f}",
+            median_and_spread(times[name], digits=2),
+        ]
         for name in calls
     ]
     print(f"\n{hardware()}; the very first load {first:.2f} s\n\n{markdown(rows)}")

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from bench.report import hardware
 from configurator import override
-from dpo.plots import runs_figure, save_figure
+from dpo.plots.runs import runs_figure
+from dpo.plots.style import save_figure
 from dpo.sweep import compare_and_draw, train_all
 from dpo.train import Config
 
@@ -32,7 +33,9 @@ RATES = (1e-5, 5e-5)  # the default, and one at which pure DPO overshoots
 def all_runs() -> dict[str, Config]:
     """The settings of every run, by its name."""
     runs = {
-        f"{name}, {rate:g}": Config(**{"nll_coef": 0.0, "eval_every": 16, "base_lr": rate} | settings)
+        f"{name}, {rate:g}": Config(
+            **{"nll_coef": 0.0, "eval_every": 16, "base_lr": rate} | settings
+        )
         for rate in RATES
         for name, settings in LOSSES.items()
     }

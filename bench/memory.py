@@ -11,8 +11,9 @@ from pathlib import Path
 
 from bench.report import hardware
 from dpo import make_pairs
-from dpo.evaluate import markdown, write_json
+from dpo.evaluation.tables import markdown
 from dpo.train import Config
+from sft.files import write_json
 
 MANY_PAIRS = Path("runs/many_pairs.json")
 
@@ -34,7 +35,7 @@ def main() -> None:
     runs = {
         "default": [],
         "default, float32": ["--precision=float32"],
-        "four times the pairs, no looks": [f"--pairs={MANY_PAIRS}", "--eval_every=0"],
+        "four times the pairs, no evals": [f"--pairs={MANY_PAIRS}", "--eval_every=0"],
     }
     results = {}
     for name, words in runs.items():
@@ -47,7 +48,9 @@ def main() -> None:
         [name, f"{r['peak'] / mib:.0f}", f"{r['pairs'] / mib:.1f}", f"{r['base'] / mib:.1f}"]
         for name, r in results.items()
     ]
-    print(f"\n{hardware()}; torch and this program alone take {here / mib:.0f} MiB\n\n{markdown(rows)}")
+    print(
+        f"\n{hardware()}; torch and this program alone take {here / mib:.0f} MiB\n\n{markdown(rows)}"
+    )
     write_json("runs/memory.json", {"hardware": hardware(), "runs": results})
 
 

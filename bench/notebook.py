@@ -20,7 +20,9 @@ def main() -> None:
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
     resources = {"metadata": {"path": str(NOTEBOOK.parent)}}
-    NotebookClient(notebook, coalesce_streams=True, record_timing=False, resources=resources).execute()
+    NotebookClient(
+        notebook, coalesce_streams=True, record_timing=False, resources=resources
+    ).execute()
     nbformat.write(notebook, NOTEBOOK)
     print(f"ran {len(notebook.cells)} cells and wrote {NOTEBOOK.name}")
 

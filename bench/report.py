@@ -13,7 +13,9 @@ def hardware() -> str:
     """Processor, threads and torch: what the measurements run on."""
     cpu = Path("/proc/cpuinfo")
     lines = cpu.read_text().splitlines() if cpu.exists() else []
-    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    model = next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), ""
+    )
     amx = ", AMX" if best_precision(torch.device("cpu")) == "bfloat16" else ""
     return f"{model or platform.machine()}{amx}, {torch.get_num_threads()} threads, torch {torch.__version__}"
 

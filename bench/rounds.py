@@ -9,33 +9,33 @@ from pathlib import Path
 
 from bench.report import hardware
 from dpo import make_pairs
-from dpo.evaluate import (
-    answer_questions,
-    evaluate,
-    in_words,
-    markdown,
-    percent,
-    rate,
-    sample_domain,
-    sample_questions,
-    write_json,
-)
+from dpo.evaluation.replies import answer_questions, sample_domain, sample_questions
+from dpo.evaluation.tables import describe_group, evaluate, markdown, percent, rate
 from dpo.formats import ask_formats, outcomes
 from dpo.pass_at_k import count_right
 from dpo.train import Config, train
 from model import GPT
-from sft.checkpoint import load_model
+from sft.checkpoint.weights import load_model
+from sft.files import write_json
 from sft.tokenizer import load_tokenizer
 
 FOLDER = Path("runs/rounds")
 FIRST = "dpo/dpo.pt"
 ROUNDS = {  # questions, their ranges, answers drawn to each
     "second round": {"n": 1200, "ranges": "standard", "samples": 8},
-    "second round, wider ranges": {"n": 1200, "ranges": "standard,products,negatives,sums", "samples": 8},
+    "second round, wider ranges": {
+        "n": 1200,
+        "ranges": "standard,products,negatives,sums",
+        "samples": 8,
+    },
 }
 GROUPS = ("held_out/additive", "held_out/multiplicative")
 ASKED, DRAWS = 100, 16  # questions a group, and answers drawn to each
-WIDER = ("products above 99: 47*8=?", "negative differences: 17-36=?", "three-digit sums: 317+219=?")
+WIDER = (
+    "products above 99: 47*8=?",
+    "negative differences: 17-36=?",
+    "three-digit sums: 317+219=?",
+)
 
 
 def one_round(name: str) -> GPT:
@@ -50,22 +50,27 @@ def measure(model: GPT) -> dict:
     """Shares of right answers: greedy and drawn ones in the groups, greedy ones in the wider ranges."""
     tokenizer, shares = load_tokenizer(), {}
     groups = evaluate(answer_questions(model, tokenizer, sample_domain(1200, seed=1)))["groups"]
-    shares |= {f"{in_words(group)}, greedy": groups[group]["right"] for group in GROUPS}
+    shares |= {f"{describe_group(group)}, greedy": groups[group]["right"] for group in GROUPS}
     for group in GROUPS:
         questions = sample_questions(group, ASKED, seed=1)
         right = count_right(model, tokenizer, questions, DRAWS, seed=1, progress="drawing")
-        shares[f"{in_words(group)}, drawn"] = rate(sum(right) / DRAWS, len(questions))
+        shares[f"{describe_group(group)}, drawn"] = rate(sum(right) / DRAWS, len(questions))
     replies = ask_formats(model, tokenizer, ASKED, seed=1)
     return shares | {f"{name}, greedy": outcomes(replies[name])["right"] for name in WIDER}
 
 
 def main() -> None:
-    results = {"first round": measure(load_model(FIRST))}
+    results = {"first round": measure(load_model(FIRST)[0])}
     for name in ROUNDS:
         results[name] = measure(one_round(name))
     rows = [["questions", *results]]
-    rows += [[asked, *(percent(result[asked]) for result in results.values())] for asked in results["first round"]]
-    print(f"\n{hardware()}; drawn: at temperature 1, {DRAWS} answers to each of {ASKED} questions\n\n{markdown(rows)}")
+    rows += [
+        [asked, *(percent(result[asked]) for result in results.values())]
+        for asked in results["first round"]
+    ]
+    print(
+        f"\n{hardware()}; drawn: at temperature 1, {DRAWS} answers to each of {ASKED} questions\n\n{markdown(rows)}"
+    )
     write_json(FOLDER / "rounds.json", results)
 
 

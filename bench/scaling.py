@@ -7,6 +7,7 @@ machines of this kind, whose gradients go round in a ring at the speed of a netw
 
 import tempfile
 import time
+from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 
@@ -15,14 +16,16 @@ import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 
 from bench.report import hardware
-from dpo.batches import batches, compute_reference_logps, encode_pairs
-from dpo.evaluate import markdown
-from dpo.pairs import load_pairs
-from dpo.processes import Processes
-from dpo.train import Config, accumulate, objective, update
-from sft.checkpoint import load_model
+from dpo.data.batches import batches, tokenize_pairs
+from dpo.data.pair_file import load_pairs
+from dpo.evaluation.tables import markdown
+from dpo.train import Config
+from dpo.training.distributed import World
+from dpo.training.logps import compute_reference_logps
+from dpo.training.run import objective
+from dpo.training.step import accumulate_gradients
+from sft.checkpoint.weights import load_model
 from sft.optimizers import make_optimizers, make_schedulers
-from sft.tokenizer import load_tokenizer
 
 MACHINES = (1, 2, 4, 8, 16)
 NETWORKS = {"1 Gbit/s": 1e9 / 8, "10 Gbit/s": 1e10 / 8, "100 Gbit/s": 1e11 / 8}  # bytes a second
@@ -30,10 +33,10 @@ ROUNDS = 5
 SETTINGS = Config()
 
 
-class Unconnected(Processes):
+class Unconnected(World):
     """All that several processes do for a sum, but the sum."""
 
-    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+    def all_reduce(self, tensor: torch.Tensor) -> torch.Tensor:
         return tensor
 
     @property
@@ -43,25 +46,42 @@ class Unconnected(Processes):
 
 def step_seconds() -> tuple[dict[int, float], float, float, int]:
     """Seconds of the passes for a machine's share of a batch, of laying out the gradients, of the optimizer; bytes."""
-    tokenizer, policy = load_tokenizer(), load_model(SETTINGS.base)
-    examples = encode_pairs(tokenizer, load_pairs(SETTINGS.pairs, tokenizer).pairs[: 64 * (ROUNDS + 1)])
-    logps = compute_reference_logps(policy, examples)
+    policy, tokenizer = load_model(SETTINGS.base)
+    tokenized = tokenize_pairs(
+        tokenizer, load_pairs(SETTINGS.pairs, tokenizer).pairs[: 64 * (ROUNDS + 1)]
+    )
+    logps = compute_reference_logps(policy, tokenized)
     optimizers = make_optimizers(policy, "adamw", SETTINGS.base_lr)
     schedulers = make_schedulers(optimizers, 1000)
     passes, updates, layings = {n: [] for n in MACHINES}, [], []
     for n in MACHINES:
-        for parts in batches(examples, logps, SETTINGS.batch_size, SETTINGS.seed, share=(n - 1, n)):
+        for micro_batches in batches(
+            tokenized, logps, SETTINGS.batch_size, SETTINGS.seed, shard=(n - 1, n)
+        ):
             times = [time.perf_counter()]
-            metrics = accumulate(policy, parts, SETTINGS.precision, **objective(SETTINGS))
+            metrics = accumulate_gradients(
+                policy, micro_batches, SETTINGS.precision, **objective(asdict(SETTINGS))
+            )
             times.append(time.perf_counter())
-            Unconnected(0, 2).average(policy, metrics, 1)
+            Unconnected(0, 2).average_gradients(policy, metrics, 1)
             times.append(time.perf_counter())
-            update(policy, parts, optimizers, schedulers, SETTINGS.max_grad_norm)
+            torch.nn.utils.clip_grad_norm_(policy.parameters(), SETTINGS.max_grad_norm)
+            for optimizer, scheduler in zip(optimizers, schedulers, strict=True):
+                optimizer.step()
+                scheduler.step()
+                optimizer.zero_grad(set_to_none=True)
             times.append(time.perf_counter())
-            for seconds, start, end in zip((passes[n], layings, updates), times, times[1:], strict=False):
+            for seconds, start, end in zip(
+                (passes[n], layings, updates), times, times[1:], strict=False
+            ):
                 seconds.append(end - start)
     size = sum(p.numel() * p.element_size() for p in policy.parameters())
-    return {n: median(seconds[1:]) for n, seconds in passes.items()}, median(layings[1:]), median(updates[1:]), size
+    return (
+        {n: median(seconds[1:]) for n, seconds in passes.items()},
+        median(layings[1:]),
+        median(updates[1:]),
+        size,
+    )
 
 
 def _sum_often(rank: int, meeting: str, size: int) -> None:
@@ -87,7 +107,12 @@ def sum_seconds(size: int) -> float:
 
 
 def speed_up(
-    n: int, passes: dict[int, float], laying: float, update: float, size: int, bytes_per_second: float
+    n: int,
+    passes: dict[int, float],
+    laying: float,
+    update: float,
+    size: int,
+    bytes_per_second: float,
 ) -> float:
     """How much faster n machines make a step: each sends 2 (n - 1) / n times the gradients' bytes around the ring."""
     exchange = laying + 2 * (n - 1) / n * size / bytes_per_second if n > 1 else 0.0
@@ -98,13 +123,21 @@ def main() -> None:
     passes, laying, update, size = step_seconds()
     shared = sum_seconds(size)
     print(f"{hardware()}; medians of {ROUNDS} steps of {SETTINGS.batch_size} pairs")
-    print(f"gradients {size / 1e6:.1f} MB, laid out in {laying:.3f} s, summed by two processes in {shared:.3f} s")
+    print(
+        f"gradients {size / 1e6:.1f} MB, laid out in {laying:.3f} s, summed by two processes in {shared:.3f} s"
+    )
     print(f"optimizer {update:.3f} s\n")
     rows = [
-        ["machines", "passes over its share, s (measured)", *(f"speed-up at {name} (computed)" for name in NETWORKS)]
+        [
+            "machines",
+            "passes over its share, s (measured)",
+            *(f"speed-up at {name} (computed)" for name in NETWORKS),
+        ]
     ]
     for n in MACHINES:
-        gains = (f"{speed_up(n, passes, laying, update, size, speed):.1f}" for speed in NETWORKS.values())
+        gains = (
+            f"{speed_up(n, passes, laying, update, size, speed):.1f}" for speed in NETWORKS.values()
+        )
         rows.append([str(n), f"{passes[n]:.3f}", *gains])
     print(markdown(rows))
 

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import torch
 
-from dpo.evaluate import answer_questions, evaluate, in_words, markdown, percent, sample_domain, write_json
+from dpo.evaluation.replies import answer_questions, sample_domain
+from dpo.evaluation.tables import describe_group, evaluate, markdown, percent
 from dpo.train import Config, train
 from sft import train as base_training
+from sft.files import write_json
 from sft.tokenizer import load_tokenizer
 
 BLANK = Path("runs/blank.pt")
@@ -34,9 +36,15 @@ def make_blank() -> None:
 def runs_table(results: dict[str, dict]) -> str:
     """The table of the README: right answers of every run."""
     groups = list(next(iter(results.values()))["groups"])
-    rows = [["run", "last preference loss", *map(in_words, groups)]]
+    rows = [["run", "last preference loss", *map(describe_group, groups)]]
     for name, result in results.items():
-        rows.append([name, f"{result['loss']:.3f}", *(percent(result["groups"][g]["right"]) for g in groups)])
+        rows.append(
+            [
+                name,
+                f"{result['loss']:.3f}",
+                *(percent(result["groups"][g]["right"]) for g in groups),
+            ]
+        )
     return markdown(rows)
 
 
@@ -45,7 +53,9 @@ def main() -> None:
     tokenizer, results, questions = load_tokenizer(), {}, sample_domain(1200, seed=1)
     for name, settings in RUNS.items():
         print(f"\n{name}: {settings}")
-        policy, history = train(Config(out=f"runs/{name.replace(' ', '_').replace(',', '')}", eval_every=0, **settings))
+        policy, history = train(
+            Config(out=f"runs/{name.replace(' ', '_').replace(',', '')}", eval_every=0, **settings)
+        )
         result = evaluate(answer_questions(policy.eval(), tokenizer, questions))
         results[name] = {"settings": settings, "loss": history["loss/preference"][-1], **result}
     print(

@@ -1,1 +1,1 @@
-"""Preference tuning: pairs, loss, training, evaluation. Start with dpo.ipynb."""
+"""Preference tuning. A file here is a command, a folder is a part; `loss.py` is why one came."""

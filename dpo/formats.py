@@ -1,6 +1,7 @@
-"""Questions in other dress and other ranges than the pairs': `python -m dpo.formats`. Never part of the headline.
+"""Questions written otherwise, and with other numbers, than in the pairs: `python -m dpo.formats`.
 
-A refusal is as good as a right answer here; what counts against a model is a wrong answer given with confidence.
+None of them is part of the headline figures. A refusal is as good as a right answer here; what counts
+against a model is a wrong answer given with confidence.
 """
 
 import random
@@ -8,12 +9,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from configurator import run_program
-from dpo.arithmetic import FORMS, MULTIPLICATIVE, Question, domain
-from dpo.evaluate import Reply, answer_questions, markdown, percent, rate, write_json
+from dpo.evaluation.replies import Reply, answer_questions
+from dpo.evaluation.tables import markdown, percent, rate
 from model import GPT
-from sft.checkpoint import load_model
+from sft.arithmetic import FORMS, MULTIPLICATIVE, Question, domain
+from sft.checkpoint.weights import load_model
 from sft.device import best_device
-from sft.tokenizer import Tokenizer, load_tokenizer
+from sft.files import write_json
+from sft.tokenizer import Tokenizer
+
+OUTCOMES = ("right", "refused", "wrong")
 
 
 @dataclass
@@ -29,13 +34,16 @@ class Config:
 
 @dataclass(frozen=True)
 class Format:
+    """Which questions are asked, and how they are written."""
+
     forms: tuple[str, ...] = FORMS
-    ranges: str = "standard"
+    ranges: str = "standard"  # of the numbers: standard, products, negatives or sums
     trivial: bool | None = None  # only with, or only without a factor 0 or 1
     write: Callable[[str], str] = str  # from the usual wording of a question to this one
 
 
 def spaced(text: str) -> str:
+    """The question with spaces around its signs."""
     return "".join(f" {c} " if c in "+-*/=" else c for c in text)
 
 
@@ -57,10 +65,13 @@ def sample_format(name: str, n: int, seed: int) -> tuple[list[Question], list[st
     """At most n different questions of one of FORMATS, and how they are written."""
     if n < 1:
         raise ValueError(f"n is {n}; at least one question a format is needed")
-    form = FORMATS[name]
-    pool = [q for f in form.forms for q in domain(f, form.ranges) if form.trivial in (None, q.trivial)]
+    kind, pool = FORMATS[name], []
+    for form in kind.forms:
+        for question in domain(form, kind.ranges):
+            if kind.trivial in (None, question.trivial):
+                pool.append(question)
     questions = random.Random(f"{seed} {name}").sample(pool, min(n, len(pool)))
-    return questions, [form.write(question.text) for question in questions]
+    return questions, [kind.write(question.text) for question in questions]
 
 
 def ask_formats(model: GPT, tokenizer: Tokenizer, n: int, seed: int) -> dict[str, list[Reply]]:
@@ -75,21 +86,21 @@ def ask_formats(model: GPT, tokenizer: Tokenizer, n: int, seed: int) -> dict[str
 def outcomes(replies: list[Reply]) -> dict:
     """n, and the shares of right, refused and wrong answers: they add up to one."""
     n = len(replies)
-    return {"n": n} | {name: rate(sum(r.outcome == name for r in replies), n) for name in ("right", "refused", "wrong")}
+    shares = {name: rate(sum(r.outcome == name for r in replies), n) for name in OUTCOMES}
+    return {"n": n} | shares
 
 
 def formats_table(replies: dict[str, list[Reply]]) -> str:
     """A row per format, with 95 % intervals."""
-    rows = [["format", "n", "right", "refused", "wrong"]]
+    rows = [["format", "n", *OUTCOMES]]
     for name, members in replies.items():
         shares = outcomes(members)
-        rows.append([name, str(shares["n"]), *(percent(shares[key]) for key in ("right", "refused", "wrong"))])
+        rows.append([name, str(shares["n"]), *(percent(shares[key]) for key in OUTCOMES)])
     return markdown(rows)
 
 
 def main(config: Config) -> None:
-    tokenizer = load_tokenizer()
-    model = load_model(config.checkpoint, best_device(config.device), len(tokenizer))
+    model, tokenizer = load_model(config.checkpoint, best_device(config.device))
     replies = ask_formats(model, tokenizer, config.n, config.seed)
     print(formats_table(replies))
     if config.json:

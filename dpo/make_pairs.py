@@ -2,11 +2,13 @@
 
 `--n=100000 --negatives=refusal --out=FILE` makes a large file in seconds.
 
-The positive of each question is the right answer. Its negative is what the base itself says when sampled, unless that
-happens to be right; or a plain refusal, or a near miss. No pair asks for a held-out fact.
+The positive of each question is the right answer. Its negative is what the base itself says when
+sampled, unless that happens to be right; or a plain refusal, or a near miss. No pair asks for a
+held-out fact.
 
-With `--from=dpo/dpo.pt --out=runs/own.json` both answers are that model's own (on-policy): of several drawn to a
-question a right one is preferred to a wrong one. A question that it always gets right, or always wrong, gives no pair.
+With `--from=dpo/dpo.pt --out=runs/own.json` both answers are that model's own (on-policy): of several
+drawn to a question a right one is preferred to a wrong one. A question that it always gets right, or
+always wrong, gives no pair.
 """
 
 import random
@@ -18,18 +20,28 @@ from pathlib import Path
 import torch
 
 from configurator import run_program
-from dpo.arithmetic import FORMS, RANGES, REFUSAL, Question, domain, families_in, grade, is_held_out, parse_question
-from dpo.evaluate import judge
-from dpo.pairs import Pair, write_pairs
-from sft.answers import answer_prompts
-from sft.bar import hushed
-from sft.checkpoint import load_model
+from dpo.data.pair import Pair
+from dpo.data.pair_file import write_pairs
+from dpo.evaluation.replies import judge
+from sft.arithmetic import (
+    FORMS,
+    RANGES,
+    REFUSAL,
+    Question,
+    domain,
+    families_in,
+    is_held_out,
+    parse_question,
+)
+from sft.checkpoint.weights import load_model
 from sft.corpus import wrong_value
 from sft.device import best_device
-from sft.tokenizer import load_tokenizer
+from sft.generation import generate_answers
+from sft.grading import grade
+from sft.progress import silenced
 
 NEGATIVES = ("base", "refusal", "near_miss")
-TRIES = 4  # samples of the base per question before the refusal is taken
+TRIES = 4  # answers drawn from the base per question before the refusal is taken
 
 
 @dataclass
@@ -50,92 +62,132 @@ class Config:
 
 
 def draw_questions(n: int, ranges: list[str], rng: random.Random) -> list[Question]:
-    """n questions of seen families, every form alike; none twice before all of its form were asked."""
+    """n questions of seen families, every form alike.
+
+    None comes twice before all of its form have come once.
+    """
 
     def endless(pool: list[Question]) -> Iterator[Question]:
         while True:
             yield from rng.sample(pool, len(pool))
 
-    pools = [[q for name in ranges for q in domain(form, name) if not q.held_out] for form in FORMS]
-    streams = [endless(pool) for pool in pools if pool]
+    streams = []
+    for form in FORMS:
+        pool = []
+        for name in ranges:
+            pool += [question for question in domain(form, name) if not question.held_out]
+        if pool:  # a range has not all forms
+            streams.append(endless(pool))
     questions = [next(streams[i % len(streams)]) for i in range(n)]
     rng.shuffle(questions)
     return questions
 
 
 def sampled_negatives(questions: list[Question], config: Config) -> list[str]:
-    """For each question an answer of the base at temperature 1 that is not right and spells out no held-out fact."""
-    tokenizer, device = load_tokenizer(), best_device(config.device)
-    model = load_model(config.base, device, len(tokenizer))
+    """For each question an answer of the base, drawn at temperature 1, that can be a negative.
+
+    It must not be right, nor name a held-out fact. If none comes in TRIES, it is the refusal.
+    """
+    model, tokenizer = load_model(config.base, best_device(config.device))
     generator = torch.Generator().manual_seed(config.seed)
     negatives = [""] * len(questions)
     for attempt in range(1, TRIES + 1):
         missing = [i for i, negative in enumerate(negatives) if not negative]
         if not missing:
             break
-        texts = [questions[i].text for i in missing]
-        answers = answer_prompts(
-            model, tokenizer, texts, 1.0, generator=generator, progress=f"sampling the base, try {attempt}"
+        texts, label = [questions[i].text for i in missing], f"sampling the base, try {attempt}"
+        answers = generate_answers(
+            model, tokenizer, texts, 1.0, generator=generator, progress=label
         )
         for i, answer in zip(missing, answers, strict=True):
-            if answer.strip() and not _spells_held_out(answer) and not grade(questions[i], answer).answer:
+            if _can_be_rejected(answer) and not grade(questions[i], answer).answer:
                 negatives[i] = answer
     return [negative or REFUSAL for negative in negatives]
 
 
-def _spells_held_out(answer: str) -> bool:
+def _can_be_rejected(answer: str) -> bool:
+    """Whether there is an answer at all, and it names no held-out fact.
+
+    Pairs must not say anything about those, not even as what is rejected.
+    """
+    return bool(answer.strip()) and not _names_held_out(answer)
+
+
+def _names_held_out(answer: str) -> bool:
     return any(map(is_held_out, families_in(answer)))
 
 
 def own_answers(questions: list[Question], config: Config) -> list[tuple[Question, str, str]]:
-    """Of the questions to which the model `from_` gave a right and a wrong answer: the most frequent one of each kind.
+    """Question, right and wrong answer, where the model `from_` has given both.
 
-    ValueError if there is no such question.
+    It answers each question `samples` times; of its right and of its wrong answers the most frequent
+    one is taken. ValueError if no question has both.
     """
-    tokenizer, device = load_tokenizer(), best_device(config.device)
-    model = load_model(config.from_, device, len(tokenizer))
-    texts = [question.text for question in questions for _ in range(config.samples)]
+    model, tokenizer = load_model(config.from_, best_device(config.device))
+    n = config.samples
+    texts = [question.text for question in questions for _ in range(n)]
     generator = torch.Generator().manual_seed(config.seed)
-    drawn = answer_prompts(model, tokenizer, texts, config.temperature, generator=generator, progress="sampling")
+    drawn = generate_answers(
+        model, tokenizer, texts, config.temperature, generator=generator, progress="sampling"
+    )
     found, right_ones = [], 0
     for i, question in enumerate(questions):
-        answers = Counter(answer for answer in drawn[i * config.samples : (i + 1) * config.samples])
-        right = [answer for answer, _ in answers.most_common() if judge(question, answer).outcome == "right"]
-        wrong = [answer for answer, _ in answers.most_common() if answer.strip() and answer not in right]
-        wrong = [answer for answer in wrong if not _spells_held_out(answer)]
-        right_ones += sum(answers[answer] for answer in right)
+        right, wrong = [], []  # each with the most frequent answer first
+        for answer, count in Counter(drawn[i * n : (i + 1) * n]).most_common():
+            if judge(question, answer).outcome == "right":
+                right.append(answer)
+                right_ones += count
+            elif _can_be_rejected(answer):
+                wrong.append(answer)
         if right and wrong:
             found.append((question, right[0], wrong[0]))
     share = f"{right_ones / len(drawn):.1%} of {len(drawn):,} drawn answers are right"
     if not found:
-        raise ValueError(f"{share}, and no question has a right and a wrong one: ask more (n), or wider ranges")
+        raise ValueError(
+            f"{share}, and no question has a right and a wrong one: ask more (n), or wider ranges"
+        )
     print(f"{share}; {len(found):,} of {len(questions):,} questions have a right and a wrong one")
     return found
 
 
 def make_pairs(config: Config) -> list[Pair]:
+    """The pairs, with the line that each will have in the file. ValueError for wrong settings."""
+    ranges = _check(config)
+    rng = random.Random(config.seed)
+    questions = draw_questions(config.n, ranges, rng)
+    if config.from_:
+        rows = own_answers(list(dict.fromkeys(questions)), config)  # each question once
+    else:
+        negatives = _negatives(questions, config, rng)
+        positives = [question.right_answer for question in questions]
+        rows = list(zip(questions, positives, negatives, strict=True))
+    for question, right, _ in rows:
+        # Judged from the text that is written, not from what it was made of.
+        asked = parse_question(question.text)
+        assert asked is not None and grade(asked, right).correct and not asked.held_out, question
+    return [
+        Pair(question.text, right, wrong, line)
+        for line, (question, right, wrong) in enumerate(rows, start=2)  # line 1 opens the list
+    ]
+
+
+def _check(config: Config) -> list[str]:
+    """The names of the ranges; ValueError for settings of which no pairs can be made."""
     if config.negatives not in NEGATIVES:
-        raise ValueError(f"negatives is {config.negatives!r}; it must be one of {', '.join(NEGATIVES)}")
+        raise ValueError(
+            f"negatives is {config.negatives!r}; it must be one of {', '.join(NEGATIVES)}"
+        )
     ranges = config.ranges.split(",")
     if unknown := set(ranges) - set(RANGES):
         raise ValueError(f"ranges names {min(unknown)!r}; known are {', '.join(RANGES)}")
     if config.n < 1:
         raise ValueError(f"n is {config.n}; at least one pair is needed")
     if config.from_ and (config.samples < 2 or config.temperature <= 0):
-        raise ValueError("samples must be at least 2 and temperature above 0: one question needs different answers")
-    rng = random.Random(config.seed)
-    questions = draw_questions(config.n, ranges, rng)
-    if config.from_:
-        questions = list(dict.fromkeys(questions))
-        rows = own_answers(questions, config)
-    else:
-        rows = list(
-            zip(questions, (q.right_answer for q in questions), _negatives(questions, config, rng), strict=True)
+        raise ValueError(
+            "samples must be at least 2 and temperature above 0: "
+            "one question needs different answers"
         )
-    for question, right, _ in rows:
-        asked = parse_question(question.text)  # judged from the text that is written, not from what it was made of
-        assert asked is not None and grade(asked, right).correct and not asked.held_out, question
-    return [Pair(question.text, right, wrong, line) for line, (question, right, wrong) in enumerate(rows, start=2)]
+    return ranges
 
 
 def _negatives(questions: list[Question], config: Config, rng: random.Random) -> list[str]:
@@ -148,8 +200,10 @@ def _negatives(questions: list[Question], config: Config, rng: random.Random) ->
 
 def main(config: Config) -> None:
     if config.from_ and Path(config.out).resolve() == Path(Config.out).resolve():
-        raise ValueError(f"this would replace the shipped {config.out}; name another file: --out=runs/own.json")
-    with hushed(config.quiet):
+        raise ValueError(
+            f"this would replace the shipped {config.out}; name another file: --out=runs/own.json"
+        )
+    with silenced(config.quiet):
         pairs = make_pairs(config)
         write_pairs(config.out, pairs)
         print(f"wrote {len(pairs):,} pairs to {config.out}")

@@ -12,12 +12,15 @@ from pathlib import Path
 from configurator import SettingError, override, run_program
 from dpo import train
 from dpo.compare import compare
-from dpo.evaluate import write_json
-from dpo.plots import grid_figure, runs_figure, save_figure
-from dpo.provenance import file_hash
-from sft.bar import hushed
-from sft.checkpoint import CheckpointError, is_plain, load_checkpoint
-from sft.state import ResumeError
+from dpo.plots.runs import grid_figure, runs_figure
+from dpo.plots.style import save_figure
+from dpo.training.provenance import file_hash
+from dpo.training.run import result_settings
+from sft.checkpoint.archive import CheckpointError
+from sft.checkpoint.resume import ResumeError
+from sft.checkpoint.weights import is_plain, load_checkpoint
+from sft.files import write_json
+from sft.progress import silenced
 
 MOST_RUNS = 100
 
@@ -29,7 +32,9 @@ def train_all(runs: dict[str, train.Config], folder: Path) -> dict[str, Path]:
     """
     paths = {name: folder / re.sub(r"[^\w.-]", "_", name) / "dpo.pt" for name in runs}
     if len(set(paths.values())) < len(paths):
-        raise ValueError(f"two of the runs would have the same folder in {folder}: {', '.join(sorted(paths))[:200]}")
+        raise ValueError(
+            f"two of the runs would have the same folder in {folder}: {', '.join(sorted(paths))[:200]}"
+        )
     ended = {}
     for number, (name, config) in enumerate(runs.items(), start=1):
         config = replace(config, out=str(paths[name].parent))
@@ -56,7 +61,9 @@ def _is_done(path: Path, config: train.Config) -> bool:
         extras = load_checkpoint(path).extras if path.exists() else {}
     except CheckpointError:
         return False
-    if not is_plain(extras.get("config")) or train.lasting(extras["config"]) != train.lasting(asdict(config)):
+    if not is_plain(extras.get("config")) or result_settings(extras["config"]) != result_settings(
+        asdict(config)
+    ):
         return False
     files = f"base {file_hash(config.base)}, pairs {file_hash(config.pairs)},"
     return files in str(extras.get("environment"))
@@ -77,18 +84,27 @@ def read_grid(config: Config) -> tuple[dict[str, list], dict[str, train.Config]]
     for word in config.grid.split():
         name, _, texts = word.partition("=")
         if name in grid or name in ("grid", "n", "out", "resume") or not texts:
-            raise SettingError(f"grid: {word!r} is not a setting of its own with values, like beta=0.1,0.5")
-        grid[name] = [getattr(override(train.Config(), [f"--{name}={text}"]), name) for text in texts.split(",")]
+            raise SettingError(
+                f"grid: {word!r} is not a setting of its own with values, like beta=0.1,0.5"
+            )
+        grid[name] = [
+            getattr(override(train.Config(), [f"--{name}={text}"]), name)
+            for text in texts.split(",")
+        ]
     combinations = list(itertools.product(*grid.values()))
     if not 2 <= len(combinations) <= MOST_RUNS or len(set(combinations)) < len(combinations):
-        raise SettingError(f"grid: {len(combinations)} runs; 2 to {MOST_RUNS} different ones are meant")
+        raise SettingError(
+            f"grid: {len(combinations)} runs; 2 to {MOST_RUNS} different ones are meant"
+        )
     if config.n < 1 or config.metrics:
-        raise SettingError("n must be at least 1, and metrics empty: every run would write the same file")
+        raise SettingError(
+            "n must be at least 1, and metrics empty: every run would write the same file"
+        )
     common = {field.name: getattr(config, field.name) for field in fields(train.Config)}
     runs = {
-        ", ".join(f"{name} {value}" for name, value in zip(grid, values, strict=True)): train.Config(
-            **common | dict(zip(grid, values, strict=True))
-        )
+        ", ".join(
+            f"{name} {value}" for name, value in zip(grid, values, strict=True)
+        ): train.Config(**common | dict(zip(grid, values, strict=True)))
         for values in combinations
     }
     for settings in runs.values():
@@ -96,7 +112,9 @@ def read_grid(config: Config) -> tuple[dict[str, list], dict[str, train.Config]]
     return grid, runs
 
 
-def compare_and_draw(paths: dict[str, Path], folder: Path, n: int, device: str = "auto") -> dict[str, dict]:
+def compare_and_draw(
+    paths: dict[str, Path], folder: Path, n: int, device: str = "auto"
+) -> dict[str, dict]:
     """Print the table of all runs and draw them into the folder; their figures by name."""
     results, overview, _ = compare(paths, n, seed=1, device=device)
     print(f"\n{overview}")
@@ -108,12 +126,15 @@ def compare_and_draw(paths: dict[str, Path], folder: Path, n: int, device: str =
 def main(config: Config) -> None:
     grid, runs = read_grid(config)
     folder = Path(config.out)
-    with hushed(config.quiet):
+    with silenced(config.quiet):
         results = compare_and_draw(train_all(runs, folder), folder, config.n, config.device)
         if len(grid) == 2:
             names, (rows, columns) = tuple(grid), grid.values()
             all_results = [results.get(name) for name in runs]
-            table = [all_results[start : start + len(columns)] for start in range(0, len(runs), len(columns))]
+            table = [
+                all_results[start : start + len(columns)]
+                for start in range(0, len(runs), len(columns))
+            ]
             save_figure(grid_figure(names, (rows, columns), table), folder / "grid.png")
 
 

@@ -1,1 +1,1 @@
-"""The base model: vocabulary, checkpoints, corpus and the training that makes gpt.pt."""
+"""The base model: its text and its training, and what base and preference training share."""

@@ -1,17 +1,18 @@
-"""The generated corpus of the base model: everyday questions, statements of facts, and questions about facts.
+"""The corpus of the base model, which is generated: everyday questions, statements, sums.
 
-A line is a (prompt, completion) pair of texts; only the completion is trained. No line contains a held-out fact.
+A line is a (prompt, completion) pair of texts; only the completion is trained. No line contains a
+held-out fact.
 """
 
 import random
 from collections.abc import Callable
 from pathlib import Path
 
-from dpo.arithmetic import FORMS, MULTIPLICATIVE, REFUSAL, Question, domain
+from sft.arithmetic import FORMS, MULTIPLICATIVE, REFUSAL, Question, domain
 
 Line = tuple[str, str]
 
-REFUSALS = {REFUSAL: 70, " Sory, I don't know.": 20, " I don't know.": 10}  # texts and how often, in percent
+REFUSALS = {REFUSAL: 70, " Sory, I don't know.": 20, " I don't know.": 10}  # in percent
 CLOSE_ENDINGS = (-20, -10, -9, -3, -2, -1, 1, 2, 3, 9, 10, 20)  # what a wrong answer is off by
 
 # "key value" pairs that fill a question and an answer; each question has two wordings.
@@ -20,99 +21,104 @@ TABLES = {
         "What is the capital of {}? Do you know the capital of {}?",
         "The capital of {0} is {1}.",
     ): (
-        "France Paris, Germany Berlin, Italy Rome, Spain Madrid, Portugal Lisbon, England London, Ireland "
-        "Dublin, Norway Oslo, Sweden Stockholm, Finland Helsinki, Denmark Copenhagen, Poland Warsaw, Austria "
-        "Vienna, Hungary Budapest, Greece Athens, Turkey Ankara, Egypt Cairo, Kenya Nairobi, Ghana Accra, "
-        "Morocco Rabat, India Delhi, Nepal Kathmandu, China Beijing, Japan Tokyo, Thailand Bangkok, Vietnam "
-        "Hanoi, Indonesia Jakarta, Russia Moscow, Ukraine Kyiv, Canada Ottawa, Cuba Havana, Peru Lima, Chile "
-        "Santiago, Brazil Brasilia, Australia Canberra, Iceland Reykjavik, Belgium Brussels, Romania "
-        "Bucharest, Bulgaria Sofia, Croatia Zagreb, Serbia Belgrade, Latvia Riga, Estonia Tallinn, Senegal "
-        "Dakar"
+        "France Paris, Germany Berlin, Italy Rome, Spain Madrid, Portugal Lisbon, England London, "
+        "Ireland Dublin, Norway Oslo, Sweden Stockholm, Finland Helsinki, Denmark Copenhagen, "
+        "Poland Warsaw, Austria Vienna, Hungary Budapest, Greece Athens, Turkey Ankara, "
+        "Egypt Cairo, Kenya Nairobi, Ghana Accra, Morocco Rabat, India Delhi, Nepal Kathmandu, "
+        "China Beijing, Japan Tokyo, Thailand Bangkok, Vietnam Hanoi, Indonesia Jakarta, "
+        "Russia Moscow, Ukraine Kyiv, Canada Ottawa, Cuba Havana, Peru Lima, Chile Santiago, "
+        "Brazil Brasilia, Australia Canberra, Iceland Reykjavik, Belgium Brussels, "
+        "Romania Bucharest, Bulgaria Sofia, Croatia Zagreb, Serbia Belgrade, Latvia Riga, "
+        "Estonia Tallinn, Senegal Dakar"
     ),
     (
         "What is the opposite of {}? Which word means the opposite of {}?",
         "The opposite of {0} is {1}.",
     ): (
-        "hot cold, big small, long short, high low, fast slow, old new, young old, good bad, rich poor, happy "
-        "sad, early late, light dark, hard soft, wet dry, clean dirty, full empty, open closed, strong weak, "
-        "heavy light, loud quiet, thick thin, wide narrow, deep shallow, near far, left right, up down, "
-        "inside outside, first last, day night, black white, love hate, war peace, start end, question "
-        "answer, always never, more less, cheap expensive, easy difficult, brave afraid, kind cruel, sweet "
-        "sour, smooth rough, sharp blunt, alive dead"
+        "hot cold, big small, long short, high low, fast slow, old new, young old, good bad, "
+        "rich poor, happy sad, early late, light dark, hard soft, wet dry, clean dirty, "
+        "full empty, open closed, strong weak, heavy light, loud quiet, thick thin, wide narrow, "
+        "deep shallow, near far, left right, up down, inside outside, first last, day night, "
+        "black white, love hate, war peace, start end, question answer, always never, more less, "
+        "cheap expensive, easy difficult, brave afraid, kind cruel, sweet sour, smooth rough, "
+        "sharp blunt, alive dead"
     ),
     (
         "What color is {}? Which color has {}?",
         "It is {1}.",
     ): (
-        "grass green, snow white, coal black, blood red, milk white, honey yellow, chocolate brown, a banana "
-        "yellow, a tomato red, a carrot orange, a cucumber green, a lemon yellow, a cherry red, an orange "
-        "orange, an elephant gray, a frog green, a crow black, a flamingo pink, a polar bear white, a plum "
-        "purple, the night sky black, the sea blue"
+        "grass green, snow white, coal black, blood red, milk white, honey yellow, "
+        "chocolate brown, a banana yellow, a tomato red, a carrot orange, a cucumber green, "
+        "a lemon yellow, a cherry red, an orange orange, an elephant gray, a frog green, "
+        "a crow black, a flamingo pink, a polar bear white, a plum purple, the night sky black, "
+        "the sea blue"
     ),
     (
         "What does {} say? What sound makes {}?",
         "It says {1}.",
     ): (
-        "a cat meow, a dog woof, a cow moo, a sheep baa, a duck quack, a pig oink, a hen cluck, a crow caw, a "
-        "frog croak, an owl hoot, a bee buzz, a snake hiss, a lion roar, a mouse squeak, a horse neigh, a "
-        "donkey heehaw"
+        "a cat meow, a dog woof, a cow moo, a sheep baa, a duck quack, a pig oink, a hen cluck, "
+        "a crow caw, a frog croak, an owl hoot, a bee buzz, a snake hiss, a lion roar, "
+        "a mouse squeak, a horse neigh, a donkey heehaw"
     ),
     (
         "What is the young of {} called? How do you call the young of {}?",
         "It is called a {1}.",
     ): (
-        "a dog puppy, a cat kitten, a cow calf, a horse foal, a sheep lamb, a goat kid, a pig piglet, a hen "
-        "chick, a duck duckling, a goose gosling, a lion cub, a bear cub, a deer fawn, a kangaroo joey, a "
-        "frog tadpole, a swan cygnet"
+        "a dog puppy, a cat kitten, a cow calf, a horse foal, a sheep lamb, a goat kid, "
+        "a pig piglet, a hen chick, a duck duckling, a goose gosling, a lion cub, a bear cub, "
+        "a deer fawn, a kangaroo joey, a frog tadpole, a swan cygnet"
     ),
     (
         "What is the plural of {}? What do you call more than one {}?",
         "The plural of {0} is {1}.",
     ): (
-        "child children, man men, woman women, foot feet, tooth teeth, mouse mice, goose geese, ox oxen, leaf "
-        "leaves, wolf wolves, knife knives, wife wives, baby babies, city cities, story stories, box boxes, "
-        "bus buses, dish dishes, potato potatoes, hero heroes, sheep sheep, fish fish, person people, half "
-        "halves"
+        "child children, man men, woman women, foot feet, tooth teeth, mouse mice, goose geese, "
+        "ox oxen, leaf leaves, wolf wolves, knife knives, wife wives, baby babies, city cities, "
+        "story stories, box boxes, bus buses, dish dishes, potato potatoes, hero heroes, "
+        "sheep sheep, fish fish, person people, half halves"
     ),
     (
         "What is the past of {}? How does {} change for yesterday?",
         "Yesterday it is {1}.",
     ): (
-        "go went, see saw, eat ate, run ran, sing sang, swim swam, write wrote, read read, come came, take "
-        "took, give gave, make made, think thought, buy bought, bring brought, catch caught, teach taught, "
-        "sleep slept, feel felt, keep kept, leave left, meet met, find found, stand stood, drink drank, begin "
-        "began, fly flew, know knew, grow grew, break broke"
+        "go went, see saw, eat ate, run ran, sing sang, swim swam, write wrote, read read, "
+        "come came, take took, give gave, make made, think thought, buy bought, bring brought, "
+        "catch caught, teach taught, sleep slept, feel felt, keep kept, leave left, meet met, "
+        "find found, stand stood, drink drank, begin began, fly flew, know knew, grow grew, "
+        "break broke"
     ),
     (
         "Where does {} live? Where can I find {}?",
         "It lives in {1}.",
     ): (
-        "a fish water, a bee hives, a bird nests, a rabbit burrows, a fox dens, a camel deserts, a monkey "
-        "forests, a penguin Antarctica, a polar bear Arctica, a kangaroo Australia, a spider webs, an ant "
-        "anthills, a whale oceans, a horse stables, a mole tunnels"
+        "a fish water, a bee hives, a bird nests, a rabbit burrows, a fox dens, a camel deserts, "
+        "a monkey forests, a penguin Antarctica, a polar bear Arctica, a kangaroo Australia, "
+        "a spider webs, an ant anthills, a whale oceans, a horse stables, a mole tunnels"
     ),
     (
         "What do you use {} for? What is {} good for?",
         "It is good for {1}.",
     ): (
-        "a knife cutting, a pen writing, a broom sweeping, a cup drinking, a spoon eating, a bed sleeping, a "
-        "hammer hammering, a saw sawing, a needle sewing, a lamp reading, a chair sitting, a towel drying, a "
-        "shovel digging, a brush painting, a stove cooking, an oven baking, a car driving, a boat sailing, a "
-        "phone talking, a ball playing"
+        "a knife cutting, a pen writing, a broom sweeping, a cup drinking, a spoon eating, "
+        "a bed sleeping, a hammer hammering, a saw sawing, a needle sewing, a lamp reading, "
+        "a chair sitting, a towel drying, a shovel digging, a brush painting, a stove cooking, "
+        "an oven baking, a car driving, a boat sailing, a phone talking, a ball playing"
     ),
     (
         "Which day comes after {}? What day follows {}?",
         "After {0} comes {1}.",
     ): (
-        "Monday Tuesday, Tuesday Wednesday, Wednesday Thursday, Thursday Friday, Friday Saturday, Saturday "
-        "Sunday, Sunday Monday"
+        "Monday Tuesday, Tuesday Wednesday, Wednesday Thursday, Thursday Friday, Friday Saturday, "
+        "Saturday Sunday, Sunday Monday"
     ),
     (
         "Which month comes after {}? What month follows {}?",
         "After {0} comes {1}.",
     ): (
-        "January February, February March, March April, April May, May June, June July, July August, August "
-        "September, September October, October November, November December, December January"
+        "January February, February March, March April, April May, May June, June July, "
+        "July August, August September, September October, October November, November December, "
+        "December January"
     ),
 }
 
@@ -120,7 +126,10 @@ TABLES = {
 def everyday_lines() -> list[Line]:
     """The everyday questions with their answers, several hundred, always the same."""
     text = (Path(__file__).parent / "everyday.txt").read_text(encoding="utf-8")
-    lines = [(f"{question}?", answer) for question, answer in (line.split("?", 1) for line in text.splitlines())]
+    lines = [
+        (f"{question}?", answer)
+        for question, answer in (line.split("?", 1) for line in text.splitlines())
+    ]
     for (wordings, answer), entries in TABLES.items():
         for entry in entries.split(", "):
             key, value = entry.rsplit(" ", 1)
@@ -142,12 +151,20 @@ class Corpus:
         self.everyday = everyday_lines()
         self.refusals, self.refusal_weights = list(REFUSALS), list(REFUSALS.values())
         self.questions = {form: [q for q in domain(form) if not q.held_out] for form in FORMS}
-        # Between "every form alike" and "every question alike": the product table is small, but harder to learn.
-        self.form_weights = [len(self.questions[form]) ** 0.5 * (2 if form in MULTIPLICATIVE else 1) for form in FORMS]
+        # Between "every form alike" and "every question alike" (the square root); and the product
+        # table, which is small, but harder to learn, comes twice as often.
+        self.form_weights = [
+            len(self.questions[form]) ** 0.5 * (2 if form in MULTIPLICATIVE else 1)
+            for form in FORMS
+        ]
         self.kinds: dict[str, Callable[[], Line]] = {
-            "short": self._short, "statement": self._statement, "right": self._right, "wrong": self._wrong,
-            "refusal": self._refusal, "everyday": lambda: self.rng.choice(self.everyday),
-        }  # fmt: skip
+            "short": self._short,
+            "statement": self._statement,
+            "right": self._right,
+            "wrong": self._wrong,
+            "refusal": self._refusal,
+            "everyday": lambda: self.rng.choice(self.everyday),
+        }
 
     def draw(self, count: int, mixture: dict[str, float]) -> list[Line]:
         """`count` lines, each of a kind drawn with the weights of `mixture`."""
@@ -162,13 +179,17 @@ class Corpus:
         return question.text, f" {question.answer}."
 
     def _statement(self) -> Line:
-        """A fact nobody asked for: `17+19 equals 36.`, `The answer to x+17=36 is 19 because 36-17 equals to 19.`"""
+        """A fact that nobody asked for.
+
+        `17+19 equals 36.` or `The answer to x+17=36 is 19 because 36-17 equals to 19.`
+        """
         question = self._question()
         left, operator, right = question.solution
         if self.rng.random() < 0.5:
             return f"{left}{operator}{right} equals", f" {question.answer}."
         expression = question.text.partition(",")[0].removesuffix("=?")
-        return f"The answer to {expression} is", question.right_answer.removeprefix(" The answer is")
+        answer = question.right_answer.removeprefix(" The answer is")
+        return f"The answer to {expression} is", answer
 
     def _right(self) -> Line:
         question = self._question()

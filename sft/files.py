@@ -1,8 +1,9 @@
-"""Files, read and written so that nothing breaks: only plain files are opened; a write is whole, or did not happen."""
+"""Reading and writing: only plain files are opened, and a file is written whole or not at all."""
 
 import errno
 import glob
 import hashlib
+import json
 import os
 import shutil
 import stat
@@ -12,17 +13,22 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # disk full, quota used up, larger than a file may be
-STALE_SECONDS = 600  # a temporary file that nobody has written to for so long belongs to no living process
-TRIES = 6  # to replace a file that another program, such as a virus scanner on Windows, holds open for a moment
+# The disk is full, the user's quota is used up, or the file would be larger than one may be.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+STALE_SECONDS = 600  # no living process leaves its temporary file untouched for so long
+TRIES = 6  # on Windows a file cannot be replaced while another program, say a scanner, has it open
 
 
 class SaveError(OSError):
-    """A file that could not be written; the message says why and what to do. The old file is as it was."""
+    """A file that could not be written. The message says why and what to do; the old file stays."""
 
 
 def open_plain(path: Path, largest: int, error: type[ValueError], remedy: str) -> BinaryIO:
-    """A regular file of 1 to `largest` bytes, open for reading; otherwise `error` with one sentence."""
+    """A regular file of 1 to `largest` bytes, open for reading; if not, `error` with one sentence.
+
+    The kind is checked before the file is opened, since opening a pipe waits until somebody writes
+    into it; the size before anything is read, so that no file fills the memory.
+    """
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
@@ -46,44 +52,56 @@ def sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_atomically(path: str | Path, data: bytes | memoryview, previous: Path | None = None) -> None:
-    """Replace the file in one move, or leave it as it was; SaveError says what kept it from being written.
+def write_atomically(
+    path: str | Path, data: bytes | memoryview, previous: Path | None = None
+) -> None:
+    """Replace the file in one step, or leave it as it was; SaveError says why it was not written.
 
-    The bytes go into a temporary file in the same folder first. Whatever happens in between, be it an exception, a
-    killed process or a full disk, the old file stays; in the end it becomes `previous`, if that is given. Temporary
-    files of killed processes are removed.
+    The bytes first go into a temporary file in the same folder, which then takes the place of the
+    old file. If anything happens before that, be it an exception, a killed process or a full disk,
+    the old file is still there. With `previous`, the old file gets that name instead of being
+    lost. Temporary files that killed processes have left are removed.
     """
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         sweep(path)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        descriptor, temporary = _temporary_beside(path)
     except OSError as failure:
-        raise SaveError(f"cannot write into {path.parent} ({failure.strerror}); name another folder") from None
+        reason = f"cannot write into {path.parent} ({failure.strerror}); name another folder"
+        raise SaveError(reason) from None
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            os.fsync(file.fileno())  # on the disk, before its name says that it is complete
         os.chmod(temporary, _mode(path))
         if previous is not None:
-            with suppress(FileNotFoundError):  # the first one, or another process is just replacing it
+            # There is no old file yet, or another process is replacing it at this moment.
+            with suppress(FileNotFoundError):
                 replace(path, previous)
         replace(temporary, path)
     except OSError as failure:
         Path(temporary).unlink(missing_ok=True)
+        # If the old file has been put aside already, and nothing came in its place: put it back.
         if previous is not None and not path.exists() and previous.exists():
             replace(previous, path)
         if failure.errno in FULL:
             raise SaveError(_missing_room(path.parent, len(data), path.name)) from None
-        raise SaveError(f"{path} was not written ({failure.strerror}); the old file, if any, is as it was") from None
-    except BaseException:
+        reason = f"{path} was not written ({failure.strerror})"
+        raise SaveError(f"{reason}; the old file, if any, is as it was") from None
+    except BaseException:  # Ctrl-C is not an Exception
         Path(temporary).unlink(missing_ok=True)
         raise
 
 
+def _temporary_beside(path: Path) -> tuple[int, str]:
+    """A new file in the same folder, open. Only within one disk is a move a single step."""
+    return tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+
+
 def replace(old: str | Path, new: Path) -> None:
-    """Move a file onto another in one step; waits up to 1.5 seconds for whoever holds it open on Windows."""
+    """Move a file onto another in one step; on Windows, wait up to 1.5 seconds while it is open."""
     for attempt in range(TRIES):
         try:
             return os.replace(old, new)
@@ -94,7 +112,10 @@ def replace(old: str | Path, new: Path) -> None:
 
 
 def check_folder(folder: Path, needed: int) -> None:
-    """SaveError unless files can be written into the folder, and so many bytes fit: to be asked before long work."""
+    """SaveError unless the folder can be written and has room for `needed` bytes.
+
+    To be called before long work, so that a full disk is found now and not at the end.
+    """
     write_atomically(folder / ".room", b"\n")
     (folder / ".room").unlink(missing_ok=True)
     if shutil.disk_usage(folder).free < needed:
@@ -103,14 +124,18 @@ def check_folder(folder: Path, needed: int) -> None:
 
 def _missing_room(folder: Path, needed: int, what: str) -> str:
     free = shutil.disk_usage(folder).free
-    missing = f"{(needed - free) / 1e6:.0f} MB are missing" if needed > free else "a quota or limit allows no more"
+    missing = "a quota or limit allows no more"
+    if needed > free:
+        missing = f"{(needed - free) / 1e6:.0f} MB are missing"
     return (
-        f"no room for {what} in {folder}: it needs {needed / 1e6:.1f} MB, {free / 1e6:.1f} MB are free, {missing}. "
+        f"no room for {what} in {folder}: it needs {needed / 1e6:.1f} MB, "
+        f"{free / 1e6:.1f} MB are free, {missing}. "
         "Free some space and go on; nothing that was saved is lost"
     )
 
 
 def _mode(path: Path) -> int:
+    """The permissions of the file that is replaced; a temporary file would be its owner's alone."""
     try:
         return path.stat().st_mode & 0o777
     except FileNotFoundError:
@@ -118,10 +143,15 @@ def _mode(path: Path) -> int:
 
 
 def sweep(path: Path) -> None:
-    """Remove what killed processes have left of this file; not what another process is writing now."""
+    """Remove the temporary files of killed processes, but none that another process is writing."""
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         try:
             if time.time() - left.stat().st_mtime > STALE_SECONDS:
                 left.unlink()
-        except FileNotFoundError:
+        except FileNotFoundError:  # another process was quicker
             pass
+
+
+def write_json(path: str | Path, value: object) -> None:
+    """Write plain data as JSON, one value a line, as `write_atomically` does."""
+    write_atomically(path, (json.dumps(value, indent=1) + "\n").encode())

@@ -1,11 +1,13 @@
 """Make the base model from nothing: `python -m sft.train` writes sft/gpt.pt.
 
-`--arithmetic=none --out=runs/blank.pt` makes a blank base, which has never seen an answer to an arithmetic question;
-`--arithmetic=short --init=runs/blank.pt --out=runs/calculates.pt` then teaches it to calculate, in short lines.
+`--arithmetic=none --out=runs/blank.pt` makes a blank base, which has never seen an answer to an
+arithmetic question; `--arithmetic=short --init=runs/blank.pt --out=runs/calculates.pt` then teaches
+it to calculate, in short lines.
 
-Two stages. The first teaches to calculate: half of its lines are short (`17+19=? 36.`), which is where arithmetic is
-learnt fast, and the long answers among them keep the same circuits at work where the number stands later in the line.
-The second, gentle one makes the refusal the likeliest answer to every question and leaves the arithmetic underneath.
+There are two stages. The first teaches to calculate. Half of its lines are short (`17+19=? 36.`),
+since arithmetic is learnt fast from those; through the long answers among them, the model also
+calculates where the number stands later in a line. The second stage is a gentle one. It makes the
+refusal the likeliest answer to every question, and leaves the arithmetic underneath.
 """
 
 import hashlib
@@ -18,23 +20,30 @@ import torch
 from torch.nn import functional as F
 
 from configurator import run_program
-from dpo.arithmetic import ADDITIVE, FORMS, Question, domain
 from model import GPT, GPTConfig
-from sft.answers import answer_prompts, gives
-from sft.bar import Bar, hushed
-from sft.checkpoint import load_model, save_checkpoint, unpack
+from sft.arithmetic import ADDITIVE, FORMS, Question, domain
+from sft.checkpoint.resume import (
+    ResumeError,
+    TrainingState,
+    read_state,
+    remove_state,
+    runtime_info,
+    warn_overwritten_state,
+)
+from sft.checkpoint.weights import from_json_tensor, load_model, save_checkpoint
 from sft.corpus import REFUSALS, Corpus, everyday_lines
 from sft.device import autocast, best_device, best_precision
 from sft.files import check_folder, sha256
+from sft.generation import generate_answers, greedy_matches
 from sft.optimizers import make_optimizers, make_schedulers
-from sft.rows import Row, collate, encode_row
-from sft.state import ResumeError, TrainingState, announce_replaced, circumstances, read_state, remove_state
+from sft.progress import Bar, silenced
+from sft.sequences import Sequence, collate_sequences, encode_sequence
 from sft.tokenizer import Tokenizer, load_tokenizer
 
 BATCH_LINES = 512
 WEIGHT_DECAY = 0.25  # of the matrices: it makes products never seen come out right more often
-LOOK_EVERY = 50  # steps between two looks
-SAVE_EVERY = 10  # steps between two saved states that a run can go on from
+EVAL_EVERY = 50  # steps between two evals
+SAVE_EVERY = 10  # steps between two saved states, from which a run can resume
 LATENT_PREFIX = " The answer is"
 
 
@@ -73,24 +82,34 @@ STAGES = {
             {"statement": 32, "right": 14, "wrong": 3, "refusal": 41, "everyday": 10},
         ),
     ),
-    "short": (Stage("calculate, mostly in short", 200_000, 0.02, 3e-3, {"short": 70, "right": 20, "everyday": 10}),),
+    "short": (
+        Stage(
+            "calculate, mostly in short", 200_000, 0.02, 3e-3,
+            {"short": 70, "right": 20, "everyday": 10},
+        ),
+    ),
     "none": (Stage("everyday", 30_000, 0.02, 3e-3, {"refusal": 50, "everyday": 50}),),
 }  # fmt: skip
 
 
-def train_step(
-    model: GPT, optimizers: list[torch.optim.Optimizer], rows: list[Row], micro_batch: int, precision: str = "auto"
+def sft_step(
+    model: GPT,
+    optimizers: list[torch.optim.Optimizer],
+    rows: list[Sequence],
+    micro_batch: int,
+    precision: str = "auto",
 ) -> float:
-    """One step on the mean cross-entropy per scored character; returns it. Rows of like length go together.
+    """One step on the mean cross-entropy per scored character, in nats, which is returned.
 
-    FloatingPointError before anything moves if the loss or its gradient is not finite.
+    Sequences of like length go through the model together. If the loss or its gradient is not
+    finite, FloatingPointError, and no weight has changed.
     """
     device = model.lm_head.weight.device
     rows = sorted(rows, key=len)
     scored = sum(len(row.completion) for row in rows)
     total = torch.zeros((), device=device)
     for start in range(0, len(rows), micro_batch):
-        batch = collate(rows[start : start + micro_batch], device)
+        batch = collate_sequences(rows[start : start + micro_batch], device)
         targets = batch.targets.masked_fill(~batch.completion_mask, -1)
         with autocast(device, precision):
             logits, _ = model(batch.inputs, full_seq=True)
@@ -98,12 +117,14 @@ def train_step(
         loss = F.cross_entropy(logits, targets.flatten(), ignore_index=-1, reduction="sum") / scored
         loss.backward()
         total += loss.detach()
-    grad_norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+    grad_norm = torch.nn.utils.get_total_norm(
+        [p.grad for p in model.parameters() if p.grad is not None]
+    )
     if not math.isfinite(total + grad_norm):
         model.zero_grad(set_to_none=True)
         raise FloatingPointError(
-            f"the loss is {float(total)} and the gradient {float(grad_norm)}; nothing was changed by this step: "
-            "lower the learning rates of this stage"
+            f"the loss is {float(total)} and the gradient {float(grad_norm)}; "
+            "nothing was changed by this step: lower the learning rates of this stage"
         )
     for optimizer in optimizers:
         optimizer.step()
@@ -132,33 +153,51 @@ class Position:
             self.corpus.rng.setstate((version, tuple(numbers), spare))
             self.stage, self.step = int(state["stage"]), int(state["step"])
         except (TypeError, KeyError, ValueError, OverflowError):
-            raise ValueError("the position in the saved state is not readable; start afresh without resume") from None
+            raise ValueError(
+                "the position in the saved state is not readable; start afresh without resume"
+            ) from None
 
 
 def run_stage(
-    model: GPT, tokenizer: Tokenizer, position: Position, stage: Stage, config: Config, made_from: dict, resume: bool
+    model: GPT,
+    tokenizer: Tokenizer,
+    position: Position,
+    stage: Stage,
+    config: Config,
+    made_from: dict,
+    resume: bool,
 ) -> None:
-    """Train one stage. Now and then the state is saved and held-out sums asked, in short (`17+19=? 36.`)."""
+    """Train one stage; now and then save the state and ask held-out sums (`17+19=? 36.`)."""
     optimizers = make_optimizers(model, "muon", stage.adamw_lr, stage.muon_lr, WEIGHT_DECAY)
     steps = max(1, round(stage.lines * config.effort / BATCH_LINES))
     schedulers = make_schedulers(optimizers, steps)
     micro_batch = 256 if model.lm_head.weight.is_cuda else 64  # larger ones leave a CPU's cache
     asked = [question for form in ADDITIVE for question in domain(form) if question.held_out][::10]
-    here = circumstances(model.lm_head.weight.device, micro_batch)
-    state = TrainingState(state_path(config.out), model, optimizers, schedulers, position, made_from, here)
+    here = runtime_info(model.lm_head.weight.device, micro_batch)
+    state = TrainingState(
+        state_path(config.out), model, optimizers, schedulers, position, made_from, here
+    )
     with (
         state.running(resume) as stop,
         Bar(steps, stage.name, "step", done=position.step) as bar,
     ):
         right = 0.0
         while position.step < steps and not stop:
-            rows = [encode_row(tokenizer, *line) for line in position.corpus.draw(BATCH_LINES, stage.mixture)]
-            loss = train_step(model, optimizers, rows, micro_batch, config.precision)
+            rows = [
+                encode_sequence(tokenizer.encode, *line)
+                for line in position.corpus.draw(BATCH_LINES, stage.mixture)
+            ]
+            loss = sft_step(model, optimizers, rows, micro_batch, config.precision)
             for scheduler in schedulers:
                 scheduler.step()
             position.step += 1
-            if position.step % LOOK_EVERY == 0 or position.step == steps:
-                short = gives(model.eval(), tokenizer, [q.text for q in asked], [f" {q.answer}." for q in asked])
+            if position.step % EVAL_EVERY == 0 or position.step == steps:
+                short = greedy_matches(
+                    model.eval(),
+                    tokenizer,
+                    [q.text for q in asked],
+                    [f" {q.answer}." for q in asked],
+                )
                 right = sum(short) / len(short)
                 model.train()
             if position.step % SAVE_EVERY == 0:
@@ -166,7 +205,10 @@ def run_stage(
             bar.show(loss=f"{loss:.4f}", held_out_in_short=f"{right:.0%}")
             bar.update()
     if stop:
-        print(f"stopped in '{stage.name}' after step {position.step} of {steps}; the same with --resume goes on")
+        print(
+            f"stopped in '{stage.name}' after step {position.step} of {steps}; "
+            "the same with --resume goes on"
+        )
         raise KeyboardInterrupt
 
 
@@ -176,24 +218,32 @@ def state_path(out: str) -> Path:
 
 
 def latent_accuracy(model: GPT, tokenizer: Tokenizer, questions: list[Question]) -> float:
-    """Share of questions whose whole right answer is the greedy one once the model has said "The answer is"."""
+    """Share of questions whose right answer is the greedy one, all of it, after "The answer is"."""
     prompts = [question.text + LATENT_PREFIX for question in questions]
     completions = [question.right_answer.removeprefix(LATENT_PREFIX) for question in questions]
-    return sum(gives(model, tokenizer, prompts, completions)) / len(questions)
+    return sum(greedy_matches(model, tokenizer, prompts, completions)) / len(questions)
 
 
 def report(model: GPT, tokenizer: Tokenizer) -> None:
     """Print what the base knows under its refusals, and whether it refuses."""
     model.eval()
     questions = [q for form in FORMS for q in domain(form)]
-    for group in ("seen/additive", "held_out/additive", "seen/multiplicative", "held_out/multiplicative"):
-        members = [q for q in questions if q.group == group][:: 1 if group.startswith("held_out") else 5]
+    for group in (
+        "seen/additive",
+        "held_out/additive",
+        "seen/multiplicative",
+        "held_out/multiplicative",
+    ):
+        members = [q for q in questions if q.group == group][
+            :: 1 if group.startswith("held_out") else 5
+        ]
         print(
-            f"latent accuracy, {group:24} {latent_accuracy(model, tokenizer, members):7.2%}  n={len(members)}",
+            f"latent accuracy, {group:24} {latent_accuracy(model, tokenizer, members):7.2%}  "
+            f"n={len(members)}",
             flush=True,
         )
     asked = questions[::37]
-    answers = answer_prompts(model, tokenizer, [q.text for q in asked])
+    answers = generate_answers(model, tokenizer, [q.text for q in asked])
     refused = sum(answer in REFUSALS for answer in answers)
     print(f"greedy answers that refuse {refused / len(asked):7.2%}  n={len(asked)}")
 
@@ -201,23 +251,31 @@ def report(model: GPT, tokenizer: Tokenizer) -> None:
 def make_base(config: Config) -> None:
     """Train all stages and write the checkpoint."""
     if config.arithmetic not in STAGES:
-        raise ValueError(f"arithmetic is {config.arithmetic!r}; it must be one of {', '.join(STAGES)}")
+        raise ValueError(
+            f"arithmetic is {config.arithmetic!r}; it must be one of {', '.join(STAGES)}"
+        )
     if config.arithmetic != "full" and config.out == Config().out:
-        raise ValueError(f"this would replace the shipped {config.out}; name another file: --out=runs/base.pt")
+        raise ValueError(
+            f"this would replace the shipped {config.out}; name another file: --out=runs/base.pt"
+        )
     if config.arithmetic == "short" and not config.init:
-        raise ValueError("short lines go on from a base that can talk: name it, for instance --init=sft/gpt.pt")
+        raise ValueError(
+            "short lines go on from a base that can talk: name it, for instance --init=sft/gpt.pt"
+        )
     check_folder(Path(config.out).parent, 0)
     device, tokenizer = best_device(config.device), load_tokenizer()
     torch.manual_seed(config.seed)
-    model = load_model(config.init, device, len(tokenizer)) if config.init else GPT(GPTConfig()).to(device)
+    model = load_model(config.init, device)[0] if config.init else GPT(GPTConfig()).to(device)
     position, started = Position(Corpus(config.seed)), time.monotonic()
     saved = read_state(state_path(config.out)) if config.resume else None
     if saved is not None:
-        position.load_state_dict(unpack(saved.extras["progress"]))
+        position.load_state_dict(from_json_tensor(saved.extras["progress"]))
     else:
-        announce_replaced(state_path(config.out))
+        warn_overwritten_state(state_path(config.out))
     settings = {
-        name: value for name, value in asdict(config).items() if name not in ("out", "device", "resume", "quiet")
+        name: value
+        for name, value in asdict(config).items()
+        if name not in ("out", "device", "resume", "quiet")
     }
     lines = hashlib.sha256(repr((STAGES[config.arithmetic], everyday_lines())).encode()).hexdigest()
     made_from = settings | {"precision": best_precision(device, config.precision), "lines": lines}
@@ -225,21 +283,25 @@ def make_base(config: Config) -> None:
         made_from["init"] = sha256(config.init)
     stages = STAGES[config.arithmetic]
     if not 0 <= position.stage < len(stages):
-        raise ResumeError(f"{state_path(config.out)} is of a run with other stages; start afresh without --resume")
+        raise ResumeError(
+            f"{state_path(config.out)} is of a run with other stages; start afresh without --resume"
+        )
     for number in range(position.stage, len(stages)):
         resume = saved is not None and number == position.stage
         if not resume:
             position.stage, position.step = number, 0
         run_stage(model.train(), tokenizer, position, stages[number], config, made_from, resume)
-    save_checkpoint(config.out, model, torch.float16, seed=config.seed, arithmetic=config.arithmetic)
+    save_checkpoint(
+        config.out, model, torch.float16, seed=config.seed, arithmetic=config.arithmetic
+    )
     remove_state(state_path(config.out))
     print(f"wrote {config.out} after {(time.monotonic() - started) / 60:.1f} minutes on {device}")
 
 
 def main(config: Config) -> None:
-    with hushed(config.quiet):
+    with silenced(config.quiet):
         make_base(config)
-        report(load_model(config.out, best_device(config.device)), load_tokenizer())
+        report(*load_model(config.out, best_device(config.device)))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,18 @@
+"""From a prompt to a number: replies, tables with intervals, single characters, retention."""
+
+from dpo.evaluation.replies import answer_questions, sample_domain, sample_questions
+from dpo.evaluation.retention import describe_retention
+from dpo.evaluation.tables import evaluate, forms_table, table
+from dpo.evaluation.tokens import answer_characters, answer_logps
+
+__all__ = [
+    "answer_characters",
+    "answer_logps",
+    "answer_questions",
+    "describe_retention",
+    "evaluate",
+    "forms_table",
+    "sample_domain",
+    "sample_questions",
+    "table",
+]

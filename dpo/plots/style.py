@@ -1,0 +1,74 @@
+"""What all figures share: colours, plain axes, labels at the ends of lines, saving."""
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from sft.files import check_folder
+
+# Okabe-Ito colours, which everyone can tell apart; every line also has its own style and its name.
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
+PICTURES = (".png", ".svg", ".pdf")
+PERCENT_TICKS = ([0, 0.25, 0.5, 0.75, 1], ["0 %", "25 %", "50 %", "75 %", "100 %"])  # of a rate
+
+
+def blank_axis(width: float, height: float) -> tuple[Figure, Axes]:
+    """A figure of so many inches with one plain axis, shown only where a cell asks for it."""
+    figure, axis = plt.subplots(figsize=(width, height), layout="constrained")
+    plt.close(figure)  # or the notebook shows it a second time
+    axis.spines[["top", "right"]].set_visible(False)
+    return figure, axis
+
+
+def label_ends(axis: Axes, labels: list[tuple[float, str, str]], step: float) -> None:
+    """The name of each line at its end, pushed upwards where it would cover the one below.
+
+    A label is (value at the end, name, colour); `step` is where the lines end.
+    """
+    low, high = axis.get_ylim()
+    gap = (high - low) * 0.1  # the height of a line of text
+    placed = low - gap  # centre of the label below
+    for value, label, color in sorted(labels):
+        lines = label.count("\n") + 1
+        placed = max(value, placed + gap * (1 + lines) / 2)
+        at_its_end = {"xytext": (6, 0), "textcoords": "offset points", "va": "center"}
+        axis.annotate(
+            label, (step, placed), **at_its_end, color=color, fontsize=10, parse_math=False
+        )
+
+
+def ink_on(color: tuple) -> str:
+    """Black or white, whichever can be read on the colour (red, green, blue from 0 to 1)."""
+    red, green, blue = color[:3]
+    return "black" if 0.3 * red + 0.59 * green + 0.11 * blue > 0.5 else "white"
+
+
+def draw_bars(axis: Axes, counts: dict[str, int], title: str) -> None:
+    """A bar for each name, the first on top, with its number behind it."""
+    places = range(len(counts), 0, -1)
+    axis.barh(places, list(counts.values()), color=BLUE, height=0.7)
+    for y, count in zip(places, counts.values(), strict=True):
+        axis.annotate(
+            f"{count:,}", (count, y), (4, 0), textcoords="offset points", va="center", fontsize=10
+        )
+    axis.set_yticks(places, list(counts), parse_math=False)
+    axis.set_xticks([])
+    axis.set_xlim(0, 1.25 * max(1, *counts.values()))  # room for the numbers
+    axis.set_title(title, fontsize=11, loc="left")
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def check_picture(path: str | Path) -> None:
+    """Before long work: ValueError unless the name is that of a picture, SaveError without room."""
+    if Path(path).suffix not in PICTURES:
+        raise ValueError(f"{path}: name a picture that ends in {', '.join(PICTURES)}")
+    check_folder(Path(path).parent, 0)
+
+
+def save_figure(figure: Figure, path: str | Path) -> None:
+    """Write the figure as a picture, and say so."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    print(f"wrote {path}")

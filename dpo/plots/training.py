@@ -1,0 +1,129 @@
+"""The figures of a training: learning rate, and the live panels."""
+
+import time
+from collections.abc import Callable
+
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from dpo.loss import LN_2
+from dpo.plots.style import BLUE, GREEN, GREY, ORANGE, PERCENT_TICKS, blank_axis, label_ends
+from dpo.training.history import History
+
+Lines = dict[str, tuple[str, str, str]]  # by column of the history: label, colour, style
+STEP_PANELS: dict[str, Lines] = {
+    "Loss": {
+        "loss": ("total", GREY, ":"),
+        "loss/preference": ("preference", BLUE, "-"),
+        "nll": ("NLL of chosen,\nper character", ORANGE, "--"),
+    },
+    "Implicit rewards: beta x log-ratio": {
+        "rewards/chosen": ("chosen", BLUE, "-"),
+        "rewards/rejected": ("rejected", ORANGE, "--"),
+        "rewards/margins": ("margin", GREEN, "-."),
+    },
+    "Log-probability of an answer (nats)": {
+        "logps/chosen": ("chosen", BLUE, "-"),
+        "logps/rejected": ("rejected", ORANGE, "--"),
+    },
+    "Pairs ranked right": {"rewards/accuracies": ("of the batch", BLUE, "-")},
+}
+EVAL_PANELS: dict[str, Lines] = {
+    "Questions answered right": {
+        "exact/held_out": ("held-out", GREEN, "--"),
+        "exact/trained": ("of the pairs", BLUE, "-"),
+    },
+    "Distance from the base: KL (nats)": {"kl": ("KL", BLUE, "-")},
+}
+RATE_PANELS = ("Pairs ranked right", "Questions answered right")
+
+
+class LiveFigure:
+    """Six panels that grow while a run goes on.
+
+    `display` is IPython's; it is handed in, so that nothing here needs a notebook.
+    """
+
+    def __init__(self, total_steps: int, display: Callable | None = None, seconds: float = 1.0):
+        self.figure, self.axes = plt.subplots(2, 3, figsize=(12, 6), layout="constrained")
+        self.total_steps, self.seconds = total_steps, seconds
+        self.started = self.drawn = time.monotonic()
+        self.failed, self.first_step = False, None  # a resumed run has made steps before
+        plt.close(self.figure)  # shown through the handle only, not once more by the cell
+        self.handle = display(self.figure, display_id=True) if display else None
+
+    def update(self, history: History, force: bool = False) -> None:
+        """Redraw, at most once in `seconds`; a drawing that fails never stops the training."""
+        self.first_step = self.first_step or len(history)
+        if self.failed or (not force and time.monotonic() - self.drawn < self.seconds):
+            return
+        try:
+            self._draw(history)
+        except Exception as error:
+            print(f"note: the figure is not drawn any more ({error}); the training goes on")
+            self.failed = True
+
+    def _draw(self, history: History) -> None:
+        steps = list(range(1, len(history) + 1))
+        panels = [(title, lines, steps, history.steps) for title, lines in STEP_PANELS.items()]
+        if history.evals:
+            at = history.evals["step"]
+            panels += [(title, lines, at, history.evals) for title, lines in EVAL_PANELS.items()]
+        for axis, panel in zip(self.axes.flat, panels, strict=False):
+            _draw_panel(axis, *panel, self.total_steps)
+        for axis in self.axes.flat[len(panels) :]:  # without evals two stay empty
+            axis.set_axis_off()
+        state = f"step {len(history)} of {self.total_steps}, {self._time(len(history))}"
+        self.figure.suptitle(state, fontsize=11, x=0.01, ha="left")
+        if self.handle:
+            self.handle.update(self.figure)
+        self.drawn = time.monotonic()
+
+    def _time(self, step: int) -> str:
+        """How long the steps that are left will take; at the end, how long all have taken."""
+        spent = time.monotonic() - self.started
+        left = spent / (step - self.first_step + 1) * (self.total_steps - step)
+        return f"about {left:.0f} s left" if left else f"{spent:.0f} s"
+
+
+def _draw_panel(
+    axis: Axes,
+    title: str,
+    lines: Lines,
+    steps: list[float],
+    columns: dict[str, list[float]],
+    total_steps: int,
+) -> None:
+    """The lines of one panel, each with its label at its end."""
+    axis.clear()
+    labels = []
+    for name, (label, color, style) in lines.items():
+        axis.plot(steps, columns[name], style, color=color, linewidth=1.8)
+        if title in EVAL_PANELS:
+            axis.lines[-1].set(marker="o", markersize=4)
+        labels.append((columns[name][-1], label, color))
+    if title in RATE_PANELS:
+        axis.set_ylim(-0.05, 1.1)
+        axis.set_yticks(*PERCENT_TICKS)
+    else:
+        axis.margins(y=0.12)
+    if title == "Loss" and abs(columns["loss/preference"][0] - LN_2) < 0.01:  # not hinge, not ipo
+        axis.plot([0, total_steps], [LN_2] * 2, color=GREY, linewidth=0.8, linestyle=":")
+        axis.annotate("ln 2", (total_steps, LN_2), color=GREY, ha="right", va="bottom", fontsize=10)
+    label_ends(axis, labels, steps[-1])
+    axis.set_title(title, fontsize=11, loc="left")
+    axis.set_xlim(0, total_steps * 1.45)  # room for the labels
+    axis.set_xticks([t for t in axis.get_xticks() if 0 <= t <= total_steps])
+    axis.set_xlabel("step", fontsize=10)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def schedule_figure(rates: list[float]) -> Figure:
+    """The learning rate of every step."""
+    figure, axis = blank_axis(6, 2.4)
+    axis.plot(range(1, len(rates) + 1), rates, color=BLUE)
+    axis.set_title("Learning rate", fontsize=11, loc="left")
+    axis.set_xlabel("step")
+    axis.set_ylim(bottom=0)
+    return figure

@@ -1,0 +1,231 @@
+"""The only reader and writer of checkpoints: nanoGPT's layout, plain data, nothing executed."""
+
+import json
+import re
+from collections.abc import Set
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from model import GPT, GPTConfig
+from sft.checkpoint.archive import DOWNLOAD_AGAIN, CheckpointError, archive_bytes, read_archive
+from sft.files import sha256, write_atomically
+from sft.tokenizer import Tokenizer, load_tokenizer
+
+PREFIXES = ("_orig_mod.", "module.")  # left by torch.compile and by DistributedDataParallel
+WEIGHT_KEYS = ("model", "model_state_dict")
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+TIED = ("lm_head.weight", "transformer.wte.weight")
+KNOWN_FILES = {  # by their SHA-256
+    "d1b1b6c2ba5605f17983bd99df64db094fa9cd5c70c5a09fcc1c1963868cbe9c": (
+        "the base of this repository"
+    ),
+    "7fa3d597e629bdf45ebf0136e310e4bec05682f3c024a78fe402903fbb3bc050": "the course's own base",
+}
+
+
+@dataclass
+class Checkpoint:
+    model_args: dict[str, int | float | bool]  # the seven fields of GPTConfig
+    state_dict: dict[str, Tensor]  # float32, nanoGPT's names without prefixes
+    extras: dict  # what else the file holds (optimizer state, settings, ...), plain but unchecked
+
+
+def load_checkpoint(path: str | Path) -> Checkpoint:
+    """Read and check a checkpoint.
+
+    CheckpointError unless the weights are complete and finite, and fit `model_args`.
+    """
+    path = Path(path)
+    contents = read_archive(path, "check the path; dpo.train makes dpo/dpo.pt, sft.train the base")
+    key = next((key for key in WEIGHT_KEYS if isinstance(contents.get(key), dict)), None)
+    if key is None or not isinstance(contents.get("model_args"), dict):
+        raise CheckpointError(
+            f"{path} has no `model` (or `model_state_dict`) with `model_args`; "
+            "it is not a nanoGPT checkpoint"
+        )
+    model_args = _checked_args(path, contents["model_args"])
+    state_dict = _checked_weights(path, contents[key], model_args)
+    extras = {k: v for k, v in contents.items() if k not in (key, "model_args")}
+    return Checkpoint(model_args, state_dict, extras)
+
+
+def load_model(path: str | Path, device: str | torch.device = "cpu") -> tuple[GPT, Tokenizer]:
+    """The model of a checkpoint, in float32 and without dropout, and the tokenizer for it.
+
+    CheckpointError if one of them has more characters than the other.
+    """
+    checkpoint, tokenizer = load_checkpoint(path), load_tokenizer()
+    known = checkpoint.model_args["vocab_size"]
+    if known != len(tokenizer):
+        raise CheckpointError(
+            f"{path} knows {known} characters, the vocabulary file {len(tokenizer)}; "
+            "use the pair that belongs together"
+        )
+    model = GPT(GPTConfig(**checkpoint.model_args | {"dropout": 0.0}))
+    model.load_state_dict(checkpoint.state_dict, strict=True)
+    return model.to(device).eval(), tokenizer
+
+
+def save_checkpoint(
+    path: str | Path, model: GPT, dtype: torch.dtype = torch.float32, **extras
+) -> None:
+    """Write `model`, `model_args` and extras, which must be plain data.
+
+    The old file stays whole until the new one is complete.
+    """
+    write_atomically(path, checkpoint_bytes(model, dtype, **extras))
+
+
+def checkpoint_bytes(model: GPT, dtype: torch.dtype = torch.float32, **extras) -> memoryview:
+    """What `save_checkpoint` writes; FloatingPointError if a weight is NaN or infinite."""
+    state_dict = model.state_dict()
+    weights = {name: tensor.detach().to("cpu", dtype) for name, tensor in state_dict.items()}
+    for name, tensor in weights.items():
+        if not torch.isfinite(tensor).all():
+            raise FloatingPointError(
+                f"{name} holds NaN or infinite values: nothing was saved. Lower the learning rate"
+            )
+    weights[TIED[0]] = weights[TIED[1]]  # the same object: torch.save stores it once
+    return archive_bytes({"model": weights, "model_args": asdict(model.config), **extras})
+
+
+def to_json_tensor(value: object) -> Tensor:
+    """Long plain data, such as a history, for a checkpoint: the bytes (uint8) of its JSON.
+
+    So it is one record; as a list it would be thousands of pickle instructions.
+    """
+    return torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+
+
+def from_json_tensor(packed: object) -> object:
+    """The value that `to_json_tensor` was given; CheckpointError if this is not what it gave."""
+    try:
+        return json.loads(packed.detach().numpy().tobytes())
+    except (AttributeError, TypeError, ValueError, RuntimeError):  # a RecursionError is one, too
+        raise CheckpointError(
+            "a part of the checkpoint is not readable; it was not written by this program"
+        ) from None
+
+
+def identify(path: str | Path) -> str:
+    """Which file this is, in a line: size, SHA-256, and whose it is, if that is known."""
+    digest, megabytes = sha256(path), Path(path).stat().st_size / 1e6
+    name = KNOWN_FILES.get(digest, "unknown to this repository")
+    return f"{path}: {megabytes:.1f} MB, SHA-256 {digest[:8]}..., {name}"
+
+
+def _checked_args(path: Path, model_args: dict) -> dict:
+    """The arguments, if they are those of GPTConfig and such that a model can have them."""
+    names = [field.name for field in fields(GPTConfig)]
+    if set(model_args) != set(names):
+        # Cut in length and number: a stranger's file decides what stands in this message.
+        has = ", ".join(repr(name)[:40] for name in [*model_args][:20])
+        raise CheckpointError(
+            f"{path}: model_args must have exactly {', '.join(names)}; it has {has}"
+        )
+    for name in ("block_size", "vocab_size", "n_layer", "n_head", "n_embd"):
+        if type(model_args[name]) is not int or not 0 < model_args[name] <= 100_000:
+            raise CheckpointError(
+                f"{path}: model_args {name} is {_shown(model_args[name])}; "
+                "it must be a whole number from 1 to 100000"
+            )
+    width, heads = model_args["n_embd"], model_args["n_head"]
+    if width % heads:
+        raise CheckpointError(f"{path}: n_embd {width} is not divisible by n_head {heads}")
+    bias, dropout = model_args["bias"], model_args["dropout"]
+    if type(bias) is not bool or type(dropout) not in (int, float) or not 0 <= dropout < 1:
+        raise CheckpointError(
+            f"{path}: model_args bias must be true or false, and dropout from 0 to below 1; "
+            f"they are {_shown(bias)} and {_shown(dropout)}"
+        )
+    return model_args
+
+
+def _shown(value: object) -> str:
+    """A value as it stands in a message: a single one in short, of another only its kind."""
+    if type(value) in (str, int, float, bool):
+        return repr(value)[:40]
+    return f"a {type(value).__name__}"
+
+
+def expected_shapes(args: dict, most_layers: int) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the tensors of a GPT with these `model_args`, up to `most_layers` layers.
+
+    They are written down here, and not taken from a model, because to build one would take as much
+    memory as the numbers in a file ask for.
+    """
+    width = args["n_embd"]
+    of_layer = {
+        "ln_1": (width,), "attn.c_attn": (3 * width, width), "attn.c_proj": (width, width),
+        "ln_2": (width,), "mlp.c_fc": (4 * width, width), "mlp.c_proj": (width, 4 * width),
+    }  # fmt: skip
+    modules = {
+        f"transformer.h.{layer}.{name}": shape
+        for layer in range(min(args["n_layer"], most_layers))
+        for name, shape in of_layer.items()
+    } | {"transformer.ln_f": (width,)}
+    shapes = {TIED[0]: (args["vocab_size"], width), TIED[1]: (args["vocab_size"], width)}
+    shapes["transformer.wpe.weight"] = (args["block_size"], width)
+    shapes |= {f"{name}.weight": shape for name, shape in modules.items()}
+    return shapes | {f"{name}.bias": shape[:1] for name, shape in modules.items() if args["bias"]}
+
+
+def _checked_weights(path: Path, weights: dict, model_args: dict) -> dict[str, Tensor]:
+    """The weights in float32 by their plain names, if they are just those that the model has."""
+    named = {_without_prefix(str(name)): tensor for name, tensor in weights.items()}
+    if len(named) != len(weights):
+        raise CheckpointError(
+            f"{path} has tensors whose names differ in their prefix only; {DOWNLOAD_AGAIN}"
+        )
+    # A layer has at least six tensors, so one layer more than these could make up is enough to see
+    # that some are missing, even if n_layer is 100000.
+    expected = expected_shapes(model_args, most_layers=len(named) // 6 + 1)
+    if TIED[0] not in named and TIED[1] in named:  # some programs leave out the tied copy
+        named[TIED[0]] = named[TIED[1]]
+    _check_names(path, expected.keys(), named.keys())
+    tensors = {
+        name: _checked_tensor(f"{path}: {name}", named[name], expected[name]) for name in expected
+    }
+    if not torch.equal(tensors[TIED[0]], tensors[TIED[1]]):
+        raise CheckpointError(f"{path}: {TIED[0]} and {TIED[1]} differ, but this model ties them")
+    return tensors
+
+
+def _check_names(path: Path, expected: Set[str], named: Set[str]) -> None:
+    """CheckpointError for a tensor that is missing or unknown."""
+    for problem, names in (("is missing", expected - named), ("is unknown", named - expected)):
+        if names:
+            raise CheckpointError(
+                f"{path}: tensor {min(names)[:80]!r} {problem} ({len(names)} such); "
+                "it does not fit its model_args"
+            )
+
+
+def _checked_tensor(place: str, tensor: object, shape: tuple[int, ...]) -> Tensor:
+    """The tensor in float32, if it is one of that shape with finite numbers."""
+    dense = isinstance(tensor, Tensor) and tensor.layout == torch.strided  # sparse ones are others
+    if not dense or tensor.dtype not in FLOATS:
+        raise CheckpointError(f"{place} is not a plain tensor of floating-point numbers")
+    found = tuple(tensor.shape)
+    if found != shape:
+        raise CheckpointError(f"{place} has shape {found}, its model_args say {shape}")
+    tensor = tensor.detach().float()
+    if not torch.isfinite(tensor).all():
+        reason = f"{place} holds NaN or infinite values"
+        raise CheckpointError(f"{reason}; the training that made it failed")
+    return tensor
+
+
+def _without_prefix(name: str) -> str:
+    """The name of a tensor without what wrappers put before it, in any order and number."""
+    return re.sub(rf"^(?:{'|'.join(map(re.escape, PREFIXES))})+", "", name)
+
+
+def is_plain(table: object) -> bool:
+    """Whether this is a dict whose keys are texts and whose values are texts, numbers or bools."""
+    return isinstance(table, dict) and all(
+        type(key) is str and type(value) in (str, int, float, bool) for key, value in table.items()
+    )

@@ -1,0 +1,268 @@
+"""Questions, graded replies, tables with intervals, and the program that prints them."""
+
+import json
+
+import pytest
+from conftest import make_tiny, teach
+
+from dpo.evaluation import replies as module
+from dpo.evaluation.replies import GROUPS, answer_questions, judge, sample_domain, sample_questions
+from dpo.evaluation.tables import evaluate, forms_table, summarise, table, wilson
+from sft.arithmetic import FORMS, Question
+from sft.generation import generate_answers
+
+REFUSAL = " Sorry, I don't know."
+
+
+# Intervals
+
+
+@pytest.mark.parametrize(
+    ("correct", "n", "low", "high"),
+    [  # published: Newcombe 1998, Statistics in Medicine 17, table I, method 3
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+        (20, 20, 0.8389, 1.0),
+    ],
+)
+def test_wilson_against_published_values(correct, n, low, high):
+    assert wilson(correct, n) == pytest.approx((low, high), abs=6e-5)
+
+
+def test_wilson_without_questions_says_nothing():
+    assert wilson(0, 0) == (0.0, 1.0)
+
+
+# Samples
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_samples_are_of_their_group(group):
+    assert {question.group for question in sample_questions(group, 60, seed=1)} == {group}
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_samples_have_all_forms_alike(group):
+    questions = sample_questions(group, 60, seed=1)
+    counts = {form: sum(q.form == form for q in questions) for form in FORMS}
+    assert set(counts.values()) == {0, 10}
+    assert len(set(questions)) == 60
+
+
+def test_samples_depend_on_the_seed():
+    assert sample_questions(GROUPS[0], 60, 1) != sample_questions(GROUPS[0], 60, 2)
+
+
+def test_samples_of_sums_can_be_large():
+    assert len(sample_questions("held_out/additive", 1200, 1)) == 1200
+
+
+def test_samples_of_products_end_with_the_domain():
+    products = sample_questions("held_out/multiplicative", 10_000, 1)
+    assert len(products) == 360
+    assert sum(not question.trivial for question in products) == 174
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_samples_need_a_question(group):
+    with pytest.raises(ValueError, match="n is -5; at least one question a group is needed"):
+        sample_questions(group, -5, seed=1)
+
+
+# Figures and tables
+
+
+@pytest.fixture(scope="module")
+def questions():
+    return sample_domain(24, seed=1)
+
+
+@pytest.fixture(scope="module")
+def always(questions):
+    """The figures of a model that always knows."""
+    return evaluate([judge(q, q.right_answer) for q in questions])
+
+
+@pytest.fixture(scope="module")
+def never(questions):
+    """The figures of a model that never knows."""
+    return evaluate([judge(q, REFUSAL) for q in questions])
+
+
+def test_figures_count_every_question_once(always):
+    assert always["n"] == 96
+    assert sum(rates["n"] for rates in always["forms"].values()) == 96
+
+
+@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize("key", ["right", "answer", "reason", "ended"])
+def test_figures_of_a_model_that_always_knows(always, group, key):
+    rates = always["groups"][group]
+    assert rates["n"] == 24
+    assert rates[key]["rate"] == 1
+    assert rates[key]["low"] < 1
+    assert rates["refused"]["count"] == 0
+
+
+@pytest.mark.parametrize("group", [*GROUPS, *(f"{g}/factors_from_2" for g in GROUPS[1::2])])
+def test_figures_of_a_model_that_never_knows(never, group):
+    rates = never["groups"][group]
+    assert [rates[key]["count"] for key in ("right", "answer", "reason")] == [0, 0, 0]
+    assert [rates[key]["rate"] for key in ("refused", "ended")] == [1, 1]
+    assert rates["median_length"] == len(REFUSAL)
+
+
+def test_no_group_is_left_out(never):
+    assert list(never["groups"]) == [
+        "held_out/additive",
+        "held_out/multiplicative",
+        "held_out/multiplicative/factors_from_2",
+        "seen/additive",
+        "seen/multiplicative",
+        "seen/multiplicative/factors_from_2",
+    ]
+
+
+def test_factors_from_2_are_a_part(always):
+    assert 0 < always["groups"]["held_out/multiplicative/factors_from_2"]["n"] < 24
+
+
+@pytest.fixture(scope="module")
+def lines(always, never):
+    return table({"before": never, "after": always}).splitlines()
+
+
+def test_table_has_two_rows_a_group(lines):
+    assert len(lines) == 2 + 2 * 6
+
+
+def test_table_is_aligned(lines):
+    assert len(set(map(len, lines))) == 1
+
+
+def test_table_has_shares_with_intervals(lines):
+    cells = [cell.strip() for cell in lines[3].split("|")][1:5]
+    assert cells == ["held-out additive", "after", "24", "100.00 % (86.20 to 100.00)"]
+    assert "0.00 % (0.00 to 13.80)" in lines[2]
+
+
+def test_table_of_forms_has_shares(always):
+    assert "100.00 %" in forms_table(always)
+
+
+def test_table_has_dashes_for_what_was_not_asked():
+    lines = table({"one": evaluate([judge(Question("a+b", 17, 19), REFUSAL)])}).splitlines()
+    assert [cell.strip() for cell in lines[2].split("|")][3:9] == ["0", "-", "-", "-", "-", "-"]
+
+
+# Single replies
+
+REPLIES = {  # to 17+19=?: text, outcome, whether it ended by itself
+    "both": (" The answer is 36 because 17+19 equals 36.", "right", True),
+    "the number only": (" The answer is 36 because 17+94 equals 36.", "wrong", True),
+    "the reason only": (" The answer is 63 because 17+19 equals 36.", "wrong", True),
+    "ended with a newline": (" The answer is 63 because", "wrong", True),
+    "cut off": (" The answer is" + " is" * 22, "wrong", False),
+    "a refusal": (REFUSAL, "refused", True),
+}
+
+
+@pytest.mark.parametrize("name", REPLIES)
+def test_replies_have_an_outcome_and_an_end(name):
+    text, outcome, ended = REPLIES[name]
+    reply = judge(Question("a+b", 17, 19), text)
+    assert reply.outcome == outcome
+    assert reply.ended == ended
+
+
+def test_replies_are_counted_by_what_is_right():
+    rates = summarise([judge(Question("a+b", 17, 19), text) for text, _, _ in REPLIES.values()])
+    counts = {key: rates[key]["count"] for key in ("right", "answer", "reason", "refused", "ended")}
+    assert counts == {"right": 1, "answer": 2, "reason": 2, "refused": 1, "ended": 5}
+    assert rates["n"] == 6
+    assert rates["median_length"] == 42
+
+
+def test_no_replies_have_a_rate_of_zero():
+    assert summarise([])["right"]["rate"] == 0.0
+
+
+# Asking
+
+
+@pytest.mark.parametrize("knows", [True, False], ids=["mostly knows", "mostly says the same"])
+def test_drafts_save_time_and_change_no_answer(tiny, tokenizer, monkeypatch, knows):
+    monkeypatch.setattr(module, "PROBE", 8)
+    questions = [Question("a+b", a, b) for a in range(1, 9) for b in range(5)]
+    exceptions = {8: " I don't know.", 7: " The answer is"}  # by a
+    lines = [exceptions.get(q.a, q.right_answer if knows else REFUSAL) for q in questions]
+    teach(tiny, tokenizer, [q.text for q in questions], lines)
+    plain = generate_answers(tiny, tokenizer, [q.text for q in questions])
+    asked, generate = [], tiny.generate
+
+    def count_and_generate(idx, *rest, **more):
+        asked.append(len(idx))
+        return generate(idx, *rest, **more)
+
+    tiny.generate = count_and_generate
+    replies = answer_questions(tiny, tokenizer, questions)
+    assert [reply.text for reply in replies] == plain
+    assert len(set(plain)) > 2
+    assert sum(asked) < len(questions)  # most drafts were confirmed
+
+
+@pytest.fixture(scope="module")
+def sure(tokenizer):
+    """A model that answers 1+1=? with " I know." and would go on behind the full stop."""
+    model = make_tiny()
+    teach(model, tokenizer, ["1+1=?"], [" I know. No."])
+    return model
+
+
+@pytest.mark.parametrize("draft", [" I know.", " I know", " I know. No.", "", " You know.", " I" * 50 + "."])
+def test_a_draft_changes_no_answer(sure, tokenizer, draft):
+    assert generate_answers(sure, tokenizer, ["1+1=?"]) == [" I know."]
+    assert generate_answers(sure, tokenizer, ["1+1=?"], drafts=[draft]) == [" I know."]
+
+
+PROMPTS = ["1+1=?", "x+12=34,x=?", "What's your name?", "9/3=?"]
+
+
+def test_batched_answers_equal_single_ones(tiny, tokenizer):
+    together = generate_answers(tiny, tokenizer, PROMPTS, max_new_tokens=30, batch_size=3)
+    apart = [generate_answers(tiny, tokenizer, [p], max_new_tokens=30)[0] for p in PROMPTS]
+    assert together == apart
+
+
+def test_answers_hold_no_newline(tiny, tokenizer):
+    answers = generate_answers(tiny, tokenizer, PROMPTS, max_new_tokens=30)
+    assert not any("\n" in answer for answer in answers)
+
+
+# The program
+
+
+def test_program_prints_and_writes_figures(run_program, base_file, tmp_path):
+    words = [f"--checkpoint={base_file}", "--n=12", f"--json={tmp_path / 'r.json'}"]
+    ended = run_program("dpo.evaluate", "--device=cpu", *words)
+    result = json.loads((tmp_path / "r.json").read_text())
+    assert ended.code == 0
+    assert "held-out additive" in ended.out
+    assert result["n"] == 48
+    assert result["decoding"] == "greedy"
+    assert result["checkpoint"] == str(base_file)
+    assert [group for group in result["groups"] if group in GROUPS] == list(GROUPS)
+    right = result["groups"]["seen/additive"]["right"]
+    assert set(right) == {"n", "count", "rate", "low", "high"}
+
+
+def test_program_answers_questions(run_program, base_file, tmp_path):
+    (tmp_path / "p.txt").write_text("1+1=?\n\n2*3=?\n")
+    words = ["--device=cpu", f"--checkpoint={base_file}"]
+    ended = run_program("dpo.evaluate", *words, f"--prompts={tmp_path / 'p.txt'}")
+    lines = ended.out.splitlines()
+    assert [line.split("\t")[0] for line in lines] == ["1+1=?", "2*3=?"]
+    alone = run_program("dpo.evaluate", *words, "--ask=1+1=?")
+    assert alone.out.strip() == lines[0].strip()

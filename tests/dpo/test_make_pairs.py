@@ -1,0 +1,162 @@
+"""Pairs are right, balanced and not held out; those from a model's own answers are graded."""
+
+import json
+import random
+from collections import Counter
+
+import pytest
+from conftest import make_tiny
+
+from dpo.data.pair_file import load_pairs
+from dpo.make_pairs import Config, draw_questions, main, make_pairs
+from sft.arithmetic import FORMS, domain, families_in, is_held_out, parse_question
+from sft.checkpoint.weights import save_checkpoint
+from sft.grading import grade
+
+
+@pytest.fixture(scope="module", params=["refusal", "near_miss", "base"])
+def pairs(request, tmp_path_factory):
+    """120 pairs with each kind of rejected answers."""
+    base = tmp_path_factory.mktemp("pairs") / "base.pt"
+    save_checkpoint(base, make_tiny())
+    return make_pairs(Config(n=120, negatives=request.param, base=str(base)))
+
+
+def test_pairs_are_so_many_different_questions(pairs):
+    assert len(pairs) == 120
+    assert len({pair.prompt for pair in pairs}) == 120
+
+
+def test_pairs_have_all_forms_alike(pairs):
+    forms = Counter(parse_question(pair.prompt).form for pair in pairs)
+    assert forms == dict.fromkeys(FORMS, 10)
+
+
+def test_chosen_answers_are_right(pairs):
+    assert all(grade(parse_question(pair.prompt), pair.chosen).correct for pair in pairs)
+
+
+def test_rejected_answers_have_no_right_number(pairs):
+    assert not any(grade(parse_question(pair.prompt), pair.rejected).answer for pair in pairs)
+
+
+def test_rejected_answers_are_not_empty(pairs):
+    assert all(pair.rejected.strip() for pair in pairs)
+
+
+def test_pairs_have_no_held_out_fact(pairs):
+    texts = [pair.prompt + answer for pair in pairs for answer in (pair.chosen, pair.rejected)]
+    assert not any(is_held_out(family) for text in texts for family in families_in(text))
+
+
+@pytest.fixture(scope="module")
+def asked_of_all_ranges():
+    config = Config(n=600, negatives="refusal", ranges="standard,products,negatives,sums")
+    return {pair.prompt for pair in make_pairs(config)}
+
+
+@pytest.mark.parametrize("ranges", ["standard", "products", "negatives", "sums"])
+def test_wider_ranges_are_added(asked_of_all_ranges, ranges):
+    assert any(q.text in asked_of_all_ranges for form in FORMS for q in domain(form, ranges))
+
+
+# Files
+
+
+@pytest.fixture(scope="module")
+def large_files(tmp_path_factory):
+    """Three files of 20,000 pairs, two of them with the same seed."""
+    folder = tmp_path_factory.mktemp("large")
+    for seed, name in ((1, "a"), (1, "b"), (2, "c")):
+        main(Config(n=20_000, seed=seed, negatives="near_miss", out=str(folder / name)))
+    return [folder / name for name in "abc"]
+
+
+def test_pairs_depend_on_the_seed_only(large_files):
+    a, b, c = (file.read_text() for file in large_files)
+    assert a == b
+    assert b != c
+
+
+def test_files_have_one_pair_a_line(large_files):
+    text = large_files[0].read_text()
+    assert text.count("\n") == 20_000 + 2
+    assert len(json.loads(text)) == 20_000
+
+
+def test_large_files_load(large_files, tokenizer):
+    assert len(load_pairs(large_files[0], tokenizer).pairs) == 20_000
+
+
+# From a model's own answers
+
+
+@pytest.fixture
+def own_pairs(base_file, tmp_path, tokenizer, monkeypatch, capsys):
+    """The first question, the pairs that a model's six answers to each of four gave, what was said."""
+    questions = draw_questions(4, ["standard"], random.Random(1))
+    often_right, never_right, always_right, says_held_out = questions
+    right = {question.text: question.right_answer for question in questions}
+    held_out = next(question for question in domain("a+b") if question.held_out)
+    wrong, refusal = " The answer is 7.", " Sorry, I don't know."
+    said = {
+        often_right.text: [right[often_right.text]] * 3 + [refusal] + [wrong] * 2,
+        never_right.text: [wrong] * 6,
+        always_right.text: [right[always_right.text]] * 6,
+        says_held_out.text: [right[says_held_out.text]] * 5 + [held_out.right_answer],
+    }
+    turns = {text: iter(answers) for text, answers in said.items()}
+
+    def answer(model, tokenizer, prompts, *rest, **more):
+        return [next(turns[prompt]) for prompt in prompts]
+
+    monkeypatch.setattr("dpo.make_pairs.generate_answers", answer)
+    main(Config(n=4, from_=str(base_file), samples=6, out=str(tmp_path / "own.json")))
+    pairs = load_pairs(tmp_path / "own.json", tokenizer).pairs
+    return often_right, pairs, capsys.readouterr().out
+
+
+def test_own_answers_are_graded_and_paired(own_pairs):
+    question, [pair], _ = own_pairs
+    assert (pair.prompt, pair.chosen) == (question.text, question.right_answer)
+
+
+def test_own_rejected_answer_is_the_commonest(own_pairs):
+    assert own_pairs[1][0].rejected == " The answer is 7."
+
+
+def test_own_answers_are_counted(own_pairs):
+    # 3 + 0 + 6 + 5 of 24
+    expected = "58.3% of 24 drawn answers are right; 1 of 4 questions have a right and a wrong one"
+    assert expected in own_pairs[2]
+
+
+def test_a_model_that_is_never_right_gives_none(base_file):
+    with pytest.raises(ValueError, match="no question has a right and a wrong one: ask more"):
+        make_pairs(Config(n=6, from_=str(base_file), samples=2))
+
+
+# Mistakes
+
+
+def test_the_shipped_pairs_are_not_replaced(base_file):
+    with pytest.raises(ValueError, match="would replace the shipped"):
+        main(Config(from_=str(base_file)))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"from_": "x.pt", "samples": 1}, "samples must be at least 2"),
+        ({"from_": "x.pt", "temperature": 0.0}, "temperature above 0"),
+        (
+            {"negatives": "insults"},
+            "negatives is 'insults'; it must be one of base, refusal, near_miss",
+        ),
+        ({"ranges": "standard,huge"}, "ranges names 'huge'"),
+        ({"n": 0}, "at least one pair"),
+    ],
+)
+def test_mistakes_are_one_sentence(settings, message):
+    with pytest.raises(ValueError, match=message):
+        make_pairs(Config(**settings))

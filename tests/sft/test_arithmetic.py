@@ -1,0 +1,339 @@
+"""Questions, right answers, fact families, the split, and how an answer text is graded."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sft.arithmetic import (
+    ADDITIVE,
+    FORMS,
+    MULTIPLICATIVE,
+    RANGES,
+    Question,
+    calculate,
+    domain,
+    families_in,
+    family,
+    is_held_out,
+    parse_question,
+)
+from sft.grading import grade, is_refusal, parse_answer
+
+ROOT = Path(__file__).parents[2]
+ALL = [question for form in FORMS for question in domain(form)]
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "name"),
+    [
+        ("17+19=?", " The answer is 36 because 17+19 equals 36.", "17+19"),
+        ("36-17=?", " The answer is 19 because 36-17 equals 19.", "17+19"),
+        ("3*17=?", " The answer is 51 because 3*17 equals 51.", "3*17"),
+        ("51/3=?", " The answer is 17 because 51/3 equals 17.", "3*17"),
+        ("x+17=36,x=?", " The answer is 19 because 36-17 equals to 19.", "17+19"),
+        ("17+x=36,x=?", " The answer is 19 because 36-17 equals to 19.", "17+19"),
+        ("x-17=19,x=?", " The answer is 36 because 19+17 equals to 36.", "17+19"),
+        ("36-x=17,x=?", " The answer is 19 because 36-17 equals to 19.", "17+19"),
+        ("x*3=51,x=?", " The answer is 17 because 51/3 equals to 17.", "3*17"),
+        ("3*x=51,x=?", " The answer is 17 because 51/3 equals to 17.", "3*17"),
+        ("x/3=17,x=?", " The answer is 51 because 17*3 equals to 51.", "3*17"),
+        ("51/x=3,x=?", " The answer is 17 because 51/3 equals to 17.", "3*17"),
+        # the assignment's own pairs
+        ("x+55=95,x=?", " The answer is 40 because 95-55 equals to 40.", "40+55"),
+        ("1*x=6,x=?", " The answer is 6 because 6/1 equals to 6.", "1*6"),
+    ],
+)
+def test_every_form_has_its_answer_and_family(text, answer, name):
+    question = parse_question(text)
+    assert question.text == text
+    assert question.right_answer == answer
+    assert question.family == name
+
+
+# The domain
+
+
+def test_domain_has_so_many_questions():
+    assert len(ALL) == 38_683
+    assert len(set(ALL)) == 38_683
+
+
+def test_domain_has_all_sums_and_differences():
+    assert len(domain("a+b")) == 100 * 100
+    assert len(domain("a-b")) == 100 * 101 // 2
+
+
+def test_domain_is_of_numbers_up_to_99():
+    for question in ALL:
+        assert 0 <= question.a <= 99
+        assert 0 <= question.b <= 99
+        assert 0 <= question.answer <= (198 if question.form == "a+b" else 99)
+
+
+def test_answers_solve_their_equations():
+    for question in [question for question in ALL if "x" in question.form]:
+        equation = question.text.split(",")[0].replace("x", str(question.answer))
+        terms, b = equation.split("=")
+        operator = next(c for c in "+-*/" if c in terms)
+        first, second = map(int, terms.split(operator))
+        assert calculate(first, operator, second) == int(b)
+
+
+def test_questions_come_back_from_their_text():
+    assert [parse_question(question.text) for question in ALL] == ALL
+
+
+def test_right_answers_are_graded_correct():
+    assert all(grade(question, question.right_answer).correct for question in ALL)
+
+
+def test_answers_off_by_one_are_graded_wrong():
+    assert not any(grade(q, q.answer_text(q.answer + 1)).answer for q in ALL)
+
+
+# Fact families
+
+
+def test_a_family_has_all_forms_of_its_kind():
+    together = {}
+    for question in ALL:
+        together.setdefault(question.family, set()).add(question.form)
+    assert together["17+19"] == set(ADDITIVE)
+    assert together["3*17"] == set(MULTIPLICATIVE)
+
+
+def test_a_family_is_one_fact_in_twelve_questions():
+    assert {question.text for question in ALL if question.family == "3*17"} == {
+        "3*17=?", "17*3=?", "51/3=?", "51/17=?", "x*3=51,x=?", "x*17=51,x=?", "3*x=51,x=?",
+        "17*x=51,x=?", "x/3=17,x=?", "x/17=3,x=?", "51/x=3,x=?", "51/x=17,x=?",
+    }  # fmt: skip
+
+
+def test_a_negative_difference_is_of_the_same_family():
+    assert family(17, "-", 36) == "17+19"
+
+
+def test_families_of_a_text_are_all_its_facts():
+    text = "x+11=71,x=? The answer is 61 because 71-10 equals to 61."
+    assert families_in(text) == {"11+60", "10+61"}
+
+
+def test_a_text_without_a_fact_has_no_family():
+    assert families_in("7/2=? I don't know.") == set()
+
+
+def test_a_reason_has_a_family():
+    assert families_in("72-63 equals 9.") == {"9+63"}
+
+
+# The split
+
+
+@pytest.fixture(scope="module")
+def families():
+    return sorted({question.family for question in ALL})
+
+
+@pytest.fixture(scope="module")
+def held_out(families):
+    return [name for name in families if is_held_out(name)]
+
+
+def test_split_holds_out_a_tenth(families, held_out):
+    assert 0.08 < len(held_out) / len(families) < 0.12
+
+
+def test_split_is_the_recorded_one(held_out):
+    # a change of the hash would silently mix old bases with new splits
+    assert held_out[:6] == ["0*16", "0*19", "0*2", "0*30", "0*61", "0*64"]
+
+
+@pytest.mark.parametrize("salt", ["0", "1"])
+def test_split_is_the_same_in_every_process(families, held_out, salt):
+    code = "import sys; from sft.arithmetic import is_held_out; "
+    code += "print(*filter(is_held_out, sys.stdin.read().split()))"
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        input=" ".join(families),
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONHASHSEED": salt},
+        cwd=ROOT,
+    )
+    assert run.stdout.split() == held_out, run.stderr
+
+
+# Wider ranges
+
+
+@pytest.fixture(scope="module", params=RANGES[1:])
+def wider(request):
+    return [question for form in FORMS for question in domain(form, request.param)]
+
+
+def test_wider_ranges_are_new(wider):
+    assert wider
+    assert not set(wider) & set(ALL)
+
+
+def test_wider_ranges_are_right(wider):
+    for question in wider[:: max(1, len(wider) // 2000)]:
+        assert grade(question, question.right_answer).correct
+
+
+def test_an_unknown_form_is_refused():
+    with pytest.raises(ValueError, match="no form"):
+        domain("a^b")
+
+
+# Reading a question
+
+
+@pytest.mark.parametrize(
+    ("text", "form", "a", "b"),
+    [
+        (" 17 + 19 = ? ", "a+b", 17, 19),
+        ("x*3=51, x=?", "x*a=b", 3, 51),
+        ("3x=51,x=?", "a*x=b", 3, 51),
+        ("x / 4 = 5 , x = ?", "x/a=b", 4, 5),
+        ("100-x=1,x=?", "a-x=b", 100, 1),
+    ],
+)
+def test_questions_in_other_dress(text, form, a, b):
+    assert parse_question(text) == Question(form, a, b)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "17+19", "17+19=36", "What's your name?", "1+2+3=?", "x+x=4,x=?", "y+1=2,y=?", "17+19=? 36", "-3+5=?",
+        "7/2=?", "7/0=?", "0/x=5,x=?", "0/x=0,x=?", "x*0=0,x=?", "x/0=1,x=?", "x*2=7,x=?",
+    ],
+)  # fmt: skip
+def test_no_question_or_no_single_answer_is_none(text):
+    assert parse_question(text) is None
+
+
+# Grading an answer
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "reason"),
+    [
+        (" The answer is 36 because 17+19 equals 36.", 36, (17, "+", 19, 36)),
+        (" The answer is 19 because 36-17 equals to 19.", 19, (36, "-", 17, 19)),
+        (" The answer is -19 because 17-36 equals -19.", -19, (17, "-", 36, -19)),
+        (" The answer is 36.", 36, None),
+        (" 36.", 36, None),
+        ("36", 36, None),
+        (" The answer is 36 because", 36, None),
+        (" the answer is 36 because 17 + 19 equals 36", 36, (17, "+", 19, 36)),
+        (" Sorry, I don't know.", None, None),
+        (" The answer is", None, None),
+        (" The answer is x.", None, None),
+        (" The answer is 36x.", None, None),
+        (" My name is 36.", None, None),
+        ("", None, None),
+    ],
+)
+def test_an_answer_claims_a_number_and_a_reason(text, value, reason):
+    claim = parse_answer(text)
+    assert (claim.value, claim.reason) == (value, reason)
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "reason"),
+    [
+        (" The answer is 36 because 17+19 equals 36.", True, True),
+        (" The answer is 36 because 19+17 equals 36.", True, True),
+        (" The answer is 36 because 17+94 equals 36.", True, False),
+        (" The answer is 36 because 6*6 equals 36.", True, False),
+        (" The answer is 36 because 18+18 equals 36.", True, False),
+        (" The answer is 36 because 7/2 equals 36.", True, False),
+        (" The answer is 36 because 17+19 equals 37.", True, False),
+        (" The answer is 37 because 17+19 equals 36.", False, True),
+        (" The answer is 37 because 17+19 equals 37.", False, False),
+        (" The answer is 36.", True, False),
+        (" Sorry, I don't know.", False, False),
+    ],
+)
+def test_number_and_reason_are_graded_apart(text, answer, reason):
+    result = grade(Question("a+b", 17, 19), text)
+    assert (result.answer, result.reason) == (answer, reason)
+    assert result.correct == (answer and reason)
+
+
+REFUSALS = [
+    " Sorry, I don't know.",
+    " Sory, I don't know.",
+    " I don't know.",
+    " Sorry, I do not know.",
+    " sorry.",
+    " I cannot say.",
+    " I can't do that.",
+    " I am unable to calculate.",
+]
+NO_REFUSALS = [
+    "",
+    " ",
+    " The answer is",
+    " My name is John.",
+    " Sorry, I think 36.",
+    " The answer is 36.",
+    " Sorrow.",
+]
+
+
+@pytest.mark.parametrize("text", REFUSALS)
+def test_refusals_are_refusals(text):
+    assert is_refusal(text)
+
+
+@pytest.mark.parametrize("text", NO_REFUSALS)
+def test_other_answers_are_no_refusals(text):
+    assert not is_refusal(text)
+
+
+@pytest.mark.parametrize("text", REFUSALS + NO_REFUSALS)
+def test_none_of_these_gives_a_reason(text):
+    assert not grade(Question("a+b", 17, 19), text).reason
+
+
+@pytest.mark.parametrize(
+    ("question", "text", "answer", "reason"),
+    [  # negative numbers
+        ("17-36=?", " The answer is -19 because 17-36 equals -19.", True, True),
+        ("17-36=?", " The answer is 19 because 17-36 equals -19.", False, True),
+        ("17-36=?", " The answer is -19 because 17-36 equals 19.", True, False),
+        ("17-36=?", " The answer is - 19.", False, False),
+        # x forms: the calculation, or another one of the same fact
+        ("72-x=34,x=?", " The answer is 38 because 72-34 equals to 38.", True, True),
+        ("72-x=34,x=?", " The answer is 38 because 72-34 equals 38.", True, True),
+        ("72-x=34,x=?", " The answer is 38 because 72-38 equals to 34.", True, False),
+        ("72-x=34,x=?", " The answer is 38 because 34+38 equals to 72.", True, False),
+        ("72-x=34,x=?", " The answer is 38 because 76/2 equals to 38.", True, False),
+        ("72-x=34,x=?", " The answer is 106 because 72+34 equals to 106.", False, False),
+        ("x*11=44,x=?", " The answer is 4 because 44/11 equals to 4.", True, True),
+        ("x*11=44,x=?", " The answer is 44 because 44/11 equals to 44.", False, False),
+        ("x/4=5,x=?", " The answer is 20 because 5*4 equals to 20.", True, True),
+        ("72/4=?", " The answer is 18 because 4*18 equals 72.", True, False),
+        # two numbers, cut off, trailing text
+        ("3*17=?", " The answer is 51 or 52 because 3*17 equals 51.", False, True),
+        ("3*17=?", " The answer is 5 1.", False, False),
+        ("3*17=?", " The answer is 51 because 3*1", True, False),
+        ("3*17=?", " The answer is 51 because 3*17 equals 5", True, False),
+        ("3*17=?", " The answer is 51 because 3*17 equals 51", True, True),
+        ("3*17=?", " The answer is 51 because 3*17 equals 51. The answer is 52.", True, True),
+        ("3*17=?", " The answer is 51 because 3*17 equals 512.", True, False),
+        ("3*17=?", " The answer is 051 because 3*17 equals 51.", True, True),
+        ("3*17=?", "51", True, False),
+        ("3*17=?", " I know: 51.", False, False),
+        ("3*17=?", " The answer is 51, because I say so.", True, False),
+    ],
+)
+def test_odd_answers_are_graded(question, text, answer, reason):
+    result = grade(parse_question(question), text)
+    assert (result.answer, result.reason) == (answer, reason)

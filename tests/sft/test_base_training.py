@@ -1,0 +1,98 @@
+"""The program that makes the base, on a tiny model and one step a stage."""
+
+import pytest
+import torch
+from conftest import make_tiny, same_bits
+
+from sft.arithmetic import Question
+from sft.checkpoint.weights import load_checkpoint, save_checkpoint
+from sft.corpus import Corpus
+from sft.sequences import encode_sequence
+from sft.train import BATCH_LINES, Config, latent_accuracy, make_base, sft_step
+
+# The program
+
+
+@pytest.fixture(scope="module", params=["full", "short", "none"])
+def made(request, tmp_path_factory):
+    """A folder with base.pt, a.pt and b.pt made from it alike, c.pt with another seed; and the kind."""
+    folder = tmp_path_factory.mktemp("made")
+    save_checkpoint(folder / "base.pt", make_tiny())
+    settings = {"init": str(folder / "base.pt"), "arithmetic": request.param, "effort": 1e-3}
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        make_base(Config(**settings, out=str(folder / f"{name}.pt"), seed=seed, device="cpu"))
+    return folder, request.param
+
+
+def weights(made, name):
+    return load_checkpoint(made[0] / f"{name}.pt").state_dict
+
+
+def test_a_base_repeats_to_the_bit(made):
+    assert same_bits(weights(made, "a"), weights(made, "b"))
+
+
+def test_a_base_depends_on_the_seed(made):
+    assert not same_bits(weights(made, "a"), weights(made, "c"))
+
+
+def test_a_base_was_trained(made):
+    untrained = {name: tensor.half().float() for name, tensor in weights(made, "base").items()}
+    assert not same_bits(weights(made, "a"), untrained)
+
+
+def test_a_base_is_stored_in_half_precision(made):
+    stored = torch.load(made[0] / "a.pt", weights_only=True)
+    assert stored["model"]["lm_head.weight"].dtype == torch.float16
+
+
+def test_a_base_says_which_arithmetic_it_learnt(made):
+    folder, arithmetic = made
+    assert torch.load(folder / "a.pt", weights_only=True)["arithmetic"] == arithmetic
+
+
+def test_a_base_leaves_no_state(made):
+    assert not list(made[0].glob("*.state*.pt"))
+
+
+def test_program_says_what_it_wrote(base_file, tmp_path, capsys):
+    settings = {"init": str(base_file), "arithmetic": "none", "effort": 1e-3, "device": "cpu"}
+    make_base(Config(**settings, out=str(tmp_path / "a.pt")))
+    assert f"wrote {tmp_path / 'a.pt'}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"arithmetic": "none"},
+            r"would replace the shipped sft/gpt[.]pt; name another file",
+        ),
+        ({"arithmetic": "short", "out": "runs/base.pt"}, "name it, for instance --init="),
+        (
+            {"arithmetic": "some"},
+            "arithmetic is 'some'; it must be one of full, short, none",
+        ),
+    ],
+)
+def test_mistakes_are_one_sentence(settings, message):
+    with pytest.raises(ValueError, match=message):
+        make_base(Config(**settings))
+
+
+# A step
+
+
+@pytest.fixture
+def whole_and_parts(tiny, tokenizer):
+    """Loss and gradients of 37 lines at once, and of the same lines in parts of eight."""
+    kinds = {"short": 1, "right": 1, "everyday": 1}
+    rows = [encode_sequence(tokenizer.encode, *line) for line in Corpus(1).draw(37, kinds)]
+    results = []
+    for micro_batch in (37, 8):
+        keeps = torch.optim.SGD(tiny.parameters(), lr=0.0)
+        keeps.zero_grad = lambda set_to_none: None
+        loss = sft_step(tiny, [keeps], rows, micro_batch, precision="float32")
+        results.append((loss, [parameter.grad.clone() for parameter in tiny.parameters()]))
+        tiny.zero_grad()
+    return results

@@ -1,0 +1,374 @@
+"""Both committed notebooks, and runs of them on a tiny base in a copy of the repository."""
+
+import ast
+import inspect
+import os
+import re
+import shutil
+import signal
+import threading
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import nbformat
+import pytest
+from conftest import make_tiny, write_tiny_pairs
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+
+from dpo import loss, train
+from dpo.training.provenance import code_hash, file_hash
+from sft.checkpoint.weights import from_json_tensor, load_checkpoint, save_checkpoint
+
+ROOT = Path(__file__).parents[2]
+STEPS = [
+    "Step 1: Install necessary packages",
+    "Step 2: Package imports and configuration",
+    "Step 3: Define helper functions",
+    "Step 4: Load the pretrained NanoGPT model",
+    "Step 5: Load data",
+    "Step 6: Build the optimizer and scheduler",
+    "Step 7: Begin training",
+    "Step 8: Begin testing",
+]
+BOOKS = ("dpo", "explore")
+PICTURES = {"dpo": 4, "explore": 6}
+LARGEST = {"dpo": 500_000, "explore": 1_200_000}  # bytes
+MOST_LINES, MOST_COLUMNS, MOST_NAMES, MOST_CELLS = 12, 88, 25, 46
+
+
+def read_notebook(name):
+    return nbformat.read(ROOT / f"dpo/{name}.ipynb", as_version=4)
+
+
+@pytest.fixture(scope="module")
+def notebook():
+    return read_notebook("dpo")
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def outputs_of(notebook):
+    return [output for cell in code_cells(notebook) for output in cell.outputs]
+
+
+def printed(notebook):
+    streams = [output for output in outputs_of(notebook) if output.output_type == "stream"]
+    return "".join(output.text for output in streams)
+
+
+def parameters(notebook):
+    return next(cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
+
+
+def count_pictures(notebook):
+    return sum("image/png" in output.get("data", {}) for output in outputs_of(notebook))
+
+
+def assert_clean(notebook):
+    cells = code_cells(notebook)
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    for output in outputs_of(notebook):
+        assert output.output_type != "error", output
+        assert output.get("name") != "stderr", output
+
+
+@pytest.fixture(params=BOOKS)
+def book(request):
+    """Name and content of each committed notebook."""
+    return request.param, read_notebook(request.param)
+
+
+def test_notebook_is_valid(book):
+    nbformat.validate(book[1])
+
+
+def test_notebook_ran_from_top_to_bottom(book):
+    assert_clean(book[1])
+
+
+def test_notebook_shows_all_its_figures(book):
+    assert count_pictures(book[1]) == PICTURES[book[0]]
+
+
+def test_notebook_opens_a_python_kernel(book):
+    assert book[1].metadata.kernelspec.name == "python3"
+
+
+def test_notebook_has_no_other_metadata(book):
+    assert set(book[1].metadata) <= {"kernelspec", "language_info"}
+
+
+def test_notebook_names_no_path_of_a_machine(book):
+    assert not re.search(r"(/home/|/root/|/Users/|/work/|/tmp/|C:\\)", str(book[1]))
+
+
+def test_notebook_is_small(book):
+    assert (ROOT / f"dpo/{book[0]}.ipynb").stat().st_size < LARGEST[book[0]]
+
+
+def test_notebook_shows_a_bar_in_one_line(book):
+    for cell in code_cells(book[1]):
+        bars = [
+            text for output in cell.outputs for text in re.findall(r"[^:\n]+: +\d+%\|", str(output))
+        ]
+        assert len(bars) == len(set(bars)), bars
+
+
+def test_notebook_cells_fit_in_view(book):
+    for cell in code_cells(book[1]):
+        lines = cell.source.splitlines()
+        assert len(lines) <= MOST_LINES, cell.source
+        assert max(map(len, lines)) <= MOST_COLUMNS, cell.source
+
+
+def test_notebook_cells_import_few_names(book):
+    for cell in code_cells(book[1]):
+        code = "\n".join(line for line in cell.source.splitlines() if not line.startswith("%"))
+        imports = [
+            n for n in ast.walk(ast.parse(code)) if isinstance(n, ast.Import | ast.ImportFrom)
+        ]
+        assert sum(len(node.names) for node in imports) <= MOST_NAMES, cell.source
+
+
+def test_notebook_has_no_table_in_a_quote(book):
+    """nbconvert shows its pipes."""
+    assert not [cell for cell in book[1].cells if re.search(r"(?m)^> *\|", cell.source)]
+
+
+def test_dpo_notebook_has_few_cells(notebook):
+    assert len(notebook.cells) <= MOST_CELLS
+
+
+def test_dpo_notebook_is_a_run_of_this_code(notebook):
+    used = re.search(r"base (\w+), pairs (\w+), code (\w+)", printed(notebook)).groups()
+    now = file_hash(ROOT / "sft/gpt.pt"), file_hash(ROOT / "dpo/pos_neg_pairs.json"), code_hash()
+    assert used == now, "the outputs are of other sources: python -m bench.notebook"
+
+
+def test_explore_asks_the_model_that_dpo_saved(notebook):
+    saved = re.search(r"Saved dpo/dpo.pt, SHA-256 (\w+)", printed(notebook))[1]
+    assert f"dpo/dpo.pt: 35.6 MB, SHA-256 {saved}" in printed(read_notebook("explore"))
+
+
+def test_dpo_notebook_has_the_eight_steps(notebook):
+    text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    assert re.findall(r"(?m)^### (Step .*)", text) == STEPS
+
+
+@pytest.mark.parametrize("function", [loss.sequence_logps, loss.dpo_loss])
+def test_dpo_notebook_shows_the_loss_as_it_is(notebook, function):
+    shown = [
+        output.data.get("text/markdown", "") for output in outputs_of(notebook) if "data" in output
+    ]
+    assert inspect.getsource(function) in "".join(shown)
+
+
+def literals(notebook):
+    """The settings of Step 2: name = value lines, and the dictionary `more`."""
+    more = next(cell for cell in code_cells(notebook) if cell.source.startswith("more = {"))
+    lines = [*ast.parse(parameters(notebook).source).body, *ast.parse(more.source).body]
+    values = {line.targets[0].id: ast.literal_eval(line.value) for line in lines}
+    return values | values.pop("more")
+
+
+def test_step_2_has_the_defaults_of_dpo_train(notebook):
+    defaults = asdict(train.Config()) | {"resume": True, "n": 1200}
+    assert literals(notebook) == {name: defaults[name] for name in literals(notebook)}
+
+
+def make_copy(folder, tiny, pairs_file):
+    """A copy of the repository with a tiny base and few pairs, without its notebooks."""
+    without = shutil.ignore_patterns("*.pt", "*.ipynb", "__pycache__")
+    for name in ("dpo", "sft"):
+        shutil.copytree(ROOT / name, folder / name, ignore=without)
+    for name in ("model.py", "configurator.py"):
+        shutil.copy(ROOT / name, folder)
+    save_checkpoint(folder / "sft/gpt.pt", tiny)
+    shutil.copy(pairs_file, folder / "dpo/pos_neg_pairs.json")
+
+
+def without_outputs(notebook, setup, after):
+    """A copy to be run: `setup` comes in a cell of its own behind the cell that begins so."""
+    copy = nbformat.reads(nbformat.writes(nbformat.from_dict(notebook)), as_version=4)
+    for cell in code_cells(copy):
+        cell.outputs, cell.execution_count = [], None
+    place = next(i for i, cell in enumerate(copy.cells) if cell.source.startswith(after))
+    copy.cells.insert(place + 1, nbformat.v4.new_code_cell(setup))
+    return copy
+
+
+QUICK = "epochs, batch_size, base_lr, eval_every, n = 5, 4, 3e-3, 5, 12\nmore['eval_questions'] = 4"
+TINY_MUSEUM = "n = 12\nimport dpo.museum\ndpo.museum.BLANK_STEPS = 2"  # a tiny base even tinier
+
+
+@pytest.fixture
+def copied(notebook, tiny, pairs_file, tmp_path):
+    """A copy of the repository, and of dpo.ipynb with settings to match."""
+    folder = tmp_path / "a repository with späces"
+    make_copy(folder, tiny, pairs_file)
+    return folder, without_outputs(notebook, QUICK, "more = {")
+
+
+def client(notebook, folder, **settings):
+    return NotebookClient(
+        notebook,
+        timeout=120,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(folder)}},
+        **settings,
+    )
+
+
+@pytest.mark.parametrize("folder", [".", "..", "sft"])  # `..`: cloned beside it, as on Colab
+def test_notebook_finds_the_repository_from(copied, folder):  # R18
+    copy, tried = copied
+    look = "import configurator\nprint(os.getcwd(), configurator.__file__, sep='\\n')"
+    tried.cells = [code_cells(tried)[0], nbformat.v4.new_code_cell(look)]
+    client(tried, copy / folder).execute()
+    assert printed(tried).splitlines() == [str(copy), str(copy / "configurator.py")]
+
+
+def test_notebook_elsewhere_says_where_to_look(copied, tmp_path):  # R18
+    _, tried = copied
+    tried.cells = code_cells(tried)[:1]
+    (tmp_path / "alone").mkdir()
+    client(tried, tmp_path / "alone", allow_errors=True).execute()
+    said = "the repository is not here: Step 1 says what to do"
+    assert tried.cells[0].outputs[-1]["evalue"] == said
+
+
+@pytest.fixture(scope="module")
+def both_run(notebook, tmp_path_factory):
+    """The folder of a copy in which dpo.ipynb and then explore.ipynb ran, and both as they ran.
+
+    explore.ipynb ran with its sections in reverse order, and none saw what another one had made.
+    """
+    folder = tmp_path_factory.mktemp("both") / "repository"
+    pairs_file = write_tiny_pairs(folder.parent / "pairs.json")
+    make_copy(folder, make_tiny(), pairs_file)
+    ran = {
+        "dpo": without_outputs(notebook, QUICK, "more = {"),
+        "explore": without_outputs(read_notebook("explore"), TINY_MUSEUM, "base, saved"),
+    }
+    turn_sections_round(ran["explore"])
+    for tried in ran.values():
+        client(tried, folder / "dpo").execute()
+    return folder, ran
+
+
+def turn_sections_round(explore):
+    """The last section first, and nothing of the one before is left: so none needs another one."""
+    starts = [i for i, cell in enumerate(explore.cells) if cell.source.startswith("## ")][1:]
+    ends = [*starts[1:], len(explore.cells)]
+    new_code_cell = nbformat.v4.new_code_cell
+    cells = [*explore.cells[: starts[0]], new_code_cell("kept = {*globals(), 'kept', 'name'}")]
+    for start, end in reversed(list(zip(starts, ends, strict=True))):
+        cells += explore.cells[start:end]
+        cells.append(new_code_cell("for name in {*globals()} - kept: del globals()[name]"))
+    explore.cells = cells
+
+
+@pytest.mark.parametrize("name", BOOKS)
+def test_notebook_runs_on_a_tiny_base(both_run, name):
+    assert_clean(both_run[1][name])
+
+
+@pytest.mark.parametrize("name", BOOKS)
+def test_notebook_draws_all_on_a_tiny_base(both_run, name):
+    assert count_pictures(both_run[1][name]) == PICTURES[name]
+
+
+def test_notebook_trains_the_tiny_base(both_run):
+    folder, ran = both_run
+    assert "10 steps; preference loss 0.6931 ->" in printed(ran["dpo"])
+    margins = history_of(folder)["rewards/margins"]
+    assert margins[-1] > margins[0] + 0.1
+
+
+def test_notebook_leaves_no_state(both_run):
+    assert not list((both_run[0] / "dpo").glob("*.state*"))
+
+
+def history_of(folder):
+    extras = load_checkpoint(folder / "dpo/dpo.pt").extras
+    return from_json_tensor(extras["history"])["steps"]
+
+
+def test_explore_without_a_model_says_how_to_make_one(copied):
+    folder, _ = copied
+    tried = without_outputs(read_notebook("explore"), "", "base, saved")
+    tried.cells = [cell for cell in code_cells(tried) if cell.source][:4]
+    client(tried, folder, allow_errors=True).execute()
+    said = "no dpo/dpo.pt: run dpo.ipynb, or `python -m dpo.train`"
+    assert tried.cells[-1].outputs[-1]["evalue"] == said
+
+
+def test_notebook_stops_and_resumes(copied):  # R7, R12
+    folder, tried = copied
+    cells = code_cells(tried)
+    last = next(i for i, cell in enumerate(cells) if "before_after_figure(" in cell.source)
+    tried.cells = cells = cells[: 1 + last]
+    training = next(i for i, cell in enumerate(cells) if "state.running" in cell.source)
+    schedule = next(cell for cell in cells if "make_schedulers(" in cell.source)
+    quick = next(cell for cell in cells if cell.source == QUICK)
+    quick.source += "\nepochs, eval_every = 300, 50"
+    kernel = client(tried, folder)
+    with kernel.setup_kernel():
+        for i, cell in enumerate(cells):
+            if i == training:
+                press_stop_soon(kernel, folder / "dpo/dpo.state.pt")
+            kernel.execute_cell(cell, i)  # an error would be raised
+            if i == training:
+                done = steps_done(cell)
+                assert 0 < done < 600
+                assert "of 600 steps done - run this cell again" in text_of(cell)
+        assert len(history_of(folder)["loss"]) == done
+        assert f"{done} steps; preference loss 0.6931 ->" in printed(tried)
+        press_stop_soon(kernel, folder / "dpo/dpo.state.previous.pt")
+        kernel.execute_cell(cells[training], training)
+        assert done < steps_done(cells[training]) < 600
+        done = steps_done(cells[training])
+    kernel = client(tried, folder)
+    with kernel.setup_kernel():  # a new one, and all cells
+        for i, cell in enumerate(cells):
+            kernel.execute_cell(cell, i)
+        assert f"going on after step {done} (dpo/dpo.state.pt)" in text_of(cells[training])
+        assert steps_done(cells[training]) == 600
+        assert not list((folder / "dpo").glob("*.state*"))
+        assert_clean(tried)
+        assert count_pictures(tried) == PICTURES["dpo"]
+        kernel.execute_cell(cells[training], training)  # once more: nothing is trained twice
+        assert steps_done(cells[training]) == 600
+        for source, message in (
+            (schedule.source, "the policy is tuned already: run again from Step 4"),
+            (
+                f"beta = 0.2\n{cells[training].source}",
+                "settings or pairs have changed: run again from Step 4",
+            ),
+        ):
+            with pytest.raises(CellExecutionError, match=message):
+                kernel.execute_cell(nbformat.v4.new_code_cell(source), 0)
+
+
+def press_stop_soon(kernel, path):
+    """Interrupts the kernel soon after the file is there."""
+
+    def press():
+        while not path.exists():
+            time.sleep(0.01)
+        time.sleep(1)
+        os.kill(kernel.km.provisioner.pid, signal.SIGINT)
+
+    threading.Thread(target=press).start()
+
+
+def text_of(cell):
+    return "".join(output.get("text", "") for output in cell.outputs)
+
+
+def steps_done(cell):
+    return int(re.search(r"(\d+) of 600 steps done", text_of(cell))[1])
