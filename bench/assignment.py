@@ -1,7 +1,8 @@
-"""The course's training loop and text generation, written again after its description, to be measured against.
+"""The course's training loop and text generation, to be measured against.
 
-Every pair is two rows of 64 characters, whatever it needs; dropout stays on; the two rows go through the model one
-after the other; the loss is the hinted one, over prompt and answer, and has no reference.
+Written again after its description. Every pair is two rows of 64 characters, whatever it needs;
+dropout stays on; the two rows go through the model one after the other; the loss is the hinted one,
+over prompt and answer, and has no reference.
 """
 
 import torch
@@ -25,7 +26,7 @@ def padded(rows: list[Sequence]) -> Tensor:
 
 def mean_logps(model: GPT, ids: Tensor) -> Tensor:
     """Mean log-probability of each text's characters, prompt included, (B,)."""
-    logits, _ = model(ids[:, :-1], full_seq=True)
+    logits, _ = model(ids[:, :-1], full_seq=True)  # (B, 63, vocab_size)
     targets, mask = ids[:, 1:], ids[:, 1:] != NEWLINE_ID
     logps = logits.log_softmax(dim=-1).gather(2, targets[..., None]).squeeze(2)
     return (logps * mask).sum(dim=1) / mask.sum(dim=1)
@@ -34,6 +35,7 @@ def mean_logps(model: GPT, ids: Tensor) -> Tensor:
 def train_step(
     model: GPT, optimizer: torch.optim.Optimizer, chosen: Tensor, rejected: Tensor, beta: float
 ) -> float:
+    """One update by the hinted loss, in which beta divides; the loss before it."""
     mean_chosen, mean_rejected = mean_logps(model, chosen), mean_logps(model, rejected)
     loss = -F.logsigmoid((mean_chosen - mean_rejected) / beta).mean() - 0.1 * mean_chosen.mean()
     optimizer.zero_grad(set_to_none=True)
@@ -45,7 +47,10 @@ def train_step(
 
 @torch.no_grad()
 def generate(model: GPT, idx: Tensor, max_new_tokens: int) -> Tensor:
-    """One greedy answer to one prompt (1, T): the whole text goes through the model again for every character."""
+    """One greedy answer to one prompt (1, T).
+
+    For every character the whole text goes through the model again.
+    """
     for _ in range(max_new_tokens):
         logits, _ = model(idx[:, -model.config.block_size :])
         chosen = logits[:, -1].argmax(dim=-1, keepdim=True)

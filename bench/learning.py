@@ -1,8 +1,9 @@
 """Held-out accuracy against pairs seen and seconds of training: `python -m bench.learning`.
 
-The shipped and the blank base, AdamW and Muon, every kind of negatives, and the two roads of a blank base. Takes more
-than an hour on two CPU cores; stop it when you like: runs that ended are kept in runs/learning and not repeated.
-Prints tables; every run is a JSON file there.
+The shipped and the blank base, AdamW and Muon, every kind of negatives, and the two roads of a
+blank base: pairs alone, or short lines of arithmetic first. Takes more than an hour on two CPU
+cores. Stop it when you like: runs that ended are kept in runs/learning and not repeated. Prints
+tables; every run is a JSON file there.
 """
 
 import json
@@ -28,22 +29,16 @@ FOLDER = Path("runs/learning")
 CALCULATES = Path("runs/calculates.pt")  # the blank base after short lines of arithmetic
 MANY, FEW = 100_000, 3072
 TEST_SEED = 12  # of the test drawn like the pairs; the pairs have seed 1
-TEACH = vars(
-    override(
-        Config(base=str(BLANK)), [str(Path(__file__).parents[1] / "dpo/settings/blank_base.py")]
-    )
-)
+BLANK_SETTINGS = Path(__file__).parents[1] / "dpo/settings/blank_base.py"
+TEACH = vars(override(Config(base=str(BLANK)), [str(BLANK_SETTINGS)]))
 TEACH = {name: value for name, value in TEACH.items() if value != getattr(Config(), name)}
+SHORT_FIRST = {"base": str(CALCULATES), "nll_coef": 1.0, "base_lr": 1e-4}
 RUNS: dict[str, tuple[int, str, dict]] = {  # pairs, their negatives, settings
     "shipped base": (FEW, "base", {}),
     "shipped base, refusals": (FEW, "refusal", {}),
     "shipped base, near misses": (FEW, "near_miss", {}),
     "shipped base, Muon": (FEW, "base", {"optimizer": "muon"}),
-    "blank base, short lines first": (
-        FEW,
-        "base",
-        {"base": str(CALCULATES), "nll_coef": 1.0, "base_lr": 1e-4},
-    ),
+    "blank base, short lines first": (FEW, "base", SHORT_FIRST),
     "blank base, pairs alone": (MANY, "refusal", TEACH),
     "the same, a quarter of the pairs": (MANY // 4, "refusal", TEACH),
     "a quarter, digits weigh as the rest": (MANY // 4, "refusal", TEACH | {"digit_weight": 1.0}),
@@ -53,7 +48,10 @@ RUNS: dict[str, tuple[int, str, dict]] = {  # pairs, their negatives, settings
 
 
 class TimedHistory(History):
-    """A history that also notes the seconds since the first eval: reference, steps and saving, but not the evals."""
+    """A history that also notes, at every eval, the seconds of work so far.
+
+    That is everything from the first eval on but the evals: reference, steps and saving.
+    """
 
     def __init__(self):
         super().__init__()
@@ -70,7 +68,10 @@ class TimedHistory(History):
 
 
 def make_calculates() -> dict[str, float]:
-    """Teach the blank base to calculate, in short lines, unless that is done; the seconds and lines that it took."""
+    """Teach the blank base to calculate, in short lines, unless that is done.
+
+    The seconds and lines that it took.
+    """
     note = CALCULATES.with_suffix(".json")
     if not note.exists():
         started = time.perf_counter()
@@ -97,7 +98,8 @@ def like_the_pairs(
 ) -> dict[str, float]:
     """Exact matches on n questions drawn just as the pairs are: seen families, every form alike.
 
-    This is how the course's public solutions are tested; `trained` says which share of the questions the pairs held.
+    This is how the course's public solutions are tested; `trained` is the share of the questions
+    that are among the pairs.
     """
     questions = make_pairs.draw_questions(n, ["standard"], random.Random(TEST_SEED))
     replies = answer_questions(model, tokenizer, questions)
@@ -106,31 +108,25 @@ def like_the_pairs(
 
 
 def measure(name: str) -> dict:
-    n, negatives, settings = RUNS[name]
-    settings = {
-        "pairs": pairs_file(n, negatives),
-        "eval_every": 4,
-        "eval_questions": 200,
-    } | settings
-    before = (
-        make_calculates()
-        if settings.get("base") == str(CALCULATES)
-        else {"seconds": 0.0, "lines": 0}
-    )
+    """Train a run of RUNS and test it in both ways; all that is known of it."""
+    n, negatives, own = RUNS[name]
+    out = FOLDER / name.replace(" ", "_").replace(",", "")
+    common = {"out": str(out), "pairs": pairs_file(n, negatives)}
+    config = Config(**common | {"eval_every": 4, "eval_questions": 200} | own)
+    before = {"seconds": 0.0, "lines": 0}
+    if config.base == str(CALCULATES):
+        before = make_calculates()
     tokenizer, history = load_tokenizer(), TimedHistory()
-    policy, _ = train(
-        Config(out=f"runs/learning/{name.replace(' ', '_').replace(',', '')}", **settings), history
-    )
+    policy, _ = train(config, history)
     result = evaluate(answer_questions(policy.eval(), tokenizer, sample_domain(1200, seed=1)))
-    pairs = [min(step * Config(**settings).batch_size, n) for step in history.evals["step"]]
-    trained = {pair.prompt for pair in load_pairs(settings["pairs"], tokenizer).pairs}
+    trained = {pair.prompt for pair in load_pairs(config.pairs, tokenizer).pairs}
     test = like_the_pairs(policy, tokenizer, trained)
-    evals = history.evals | {"pairs": pairs}
+    seen = [min(step * config.batch_size, n) for step in history.evals["step"]]
     return {
         "run": RUNS[name],
         "before": before,
         "hardware": hardware(),
-        "looks": evals,
+        "looks": history.evals | {"pairs": seen},
         "test": test,
         **result,
     }
@@ -141,32 +137,24 @@ def curve(result: dict, points: int = 12) -> str:
     evals, last = result["looks"], len(result["looks"]["step"]) - 1
     rows = [["pairs", "seconds", "held-out additive", "held-out multiplicative"]]
     for i in sorted({*range(0, last, -(-last // points)), last}):
-        shares = (
-            f"{evals[f'exact/held_out/{kind}'][i]:.0%}" for kind in ("additive", "multiplicative")
-        )
-        rows.append([f"{evals['pairs'][i]:,}", f"{evals['seconds'][i]:.0f}", *shares])
+        row = [f"{evals['pairs'][i]:,}", f"{evals['seconds'][i]:.0f}"]
+        for kind in ("additive", "multiplicative"):
+            row.append(f"{evals[f'exact/held_out/{kind}'][i]:.0%}")
+        rows.append(row)
     return markdown(rows)
 
 
 def ends(results: dict[str, dict]) -> str:
+    """A row per run: what it took, and what came of it."""
     groups = list(next(iter(results.values()))["groups"])
-    rows = [
-        [
-            "run",
-            "SFT lines",
-            "pairs",
-            "seconds",
-            "drawn like the pairs (of them trained)",
-            *map(describe_group, groups),
-        ]
-    ]
+    head = ["run", "SFT lines", "pairs", "seconds", "drawn like the pairs (of them trained)"]
+    rows = [[*head, *map(describe_group, groups)]]
     for name, r in results.items():
         seconds = r["before"]["seconds"] + r["looks"]["seconds"][-1]
         amounts = [f"{r['before']['lines']:,}", f"{r['looks']['pairs'][-1]:,}", f"{seconds:.0f}"]
         test = f"{percent(r['test'])} ({r['test']['trained']:.0%})"
-        rows.append(
-            [name, *amounts, test, *(percent(r["groups"][group]["right"]) for group in groups)]
-        )
+        right = (percent(r["groups"][group]["right"]) for group in groups)
+        rows.append([name, *amounts, test, *right])
     return markdown(rows)
 
 

@@ -1,7 +1,8 @@
-"""What safety costs: seconds to load a checked checkpoint and to save a training state: `python -m bench.loading`.
+"""What safety costs: `python -m bench.loading`.
 
-The shipped base, and a file of the course's layout and size (weights and optimizer state), beside a bare `torch.load`.
-Medians of five calls in turn. Prints a table and writes runs/loading.json.
+Seconds to load a checked checkpoint, beside a bare `torch.load`, and to save a training state. The
+shipped base, and a file of the course's layout and size (weights and optimizer state). Medians of
+five calls in turn. Prints a table and writes runs/loading.json.
 """
 
 import time
@@ -35,15 +36,10 @@ def trained_state(path: Path) -> TrainingState:
 
 
 def write_course_file(state: TrainingState) -> None:
-    """nanoGPT's layout: weights in float32 under torch.compile's prefix, and the optimizer's state."""
+    """nanoGPT's layout: weights in float32 under torch.compile's prefix, and optimizer state."""
     weights = {f"_orig_mod.{name}": tensor for name, tensor in state.model.state_dict().items()}
-    args = vars(GPTConfig()) | {"dropout": 0.2}
-    contents = {
-        "model": weights,
-        "model_args": args,
-        "optimizer": state.optimizers[0].state_dict(),
-        "iter_num": 5000,
-    }
+    contents = {"model": weights, "model_args": vars(GPTConfig()) | {"dropout": 0.2}}
+    contents |= {"optimizer": state.optimizers[0].state_dict(), "iter_num": 5000}
     COURSE.parent.mkdir(exist_ok=True)
     torch.save(contents, COURSE)
 
@@ -55,13 +51,14 @@ def seconds(call: Callable[[], object]) -> float:
 
 
 def main() -> None:
-    first = seconds(lambda: load_checkpoint(BASE))
+    first = seconds(lambda: load_checkpoint(BASE))  # with what is only done once
     state = trained_state(Path("runs/loading/state.pt"))
     write_course_file(state)
     calls = {
         "load the shipped base, checked": (BASE, lambda: load_checkpoint(BASE)),
         "the same, bare torch.load": (BASE, lambda: torch.load(BASE, weights_only=True)),
         "load a file of the course's layout, checked": (COURSE, lambda: load_checkpoint(COURSE)),
+        # The space tells it from the other row of this name, and is not shown.
         "the same, bare torch.load ": (COURSE, lambda: torch.load(COURSE, weights_only=True)),
         "save a training state": (state.path, state.save),
         "go back to it": (state.path, state.restore),
@@ -71,14 +68,9 @@ def main() -> None:
         for name, (_, call) in calls.items():
             times[name].append(seconds(call))
     rows = [["what", "file, MB", "seconds (range)"]]
-    rows += [
-        [
-            name.strip(),
-            f"{calls[name][0].stat().st_size / 1e6:.1f}",
-            median_and_spread(times[name], digits=2),
-        ]
-        for name in calls
-    ]
+    for name, (path, _) in calls.items():
+        megabytes = f"{path.stat().st_size / 1e6:.1f}"
+        rows.append([name.strip(), megabytes, median_and_spread(times[name], digits=2)])
     print(f"\n{hardware()}; the very first load {first:.2f} s\n\n{markdown(rows)}")
     write_json("runs/loading.json", {"hardware": hardware(), "first": first, "seconds": times})
 

@@ -1,8 +1,8 @@
-"""Every loss of the menu on the same base and pairs, at two learning rates: `python -m bench.losses`.
+"""Losses on the same base and pairs, at two learning rates: `python -m bench.losses`.
 
-The assignment's own settings are among them. Takes about three quarters of an hour on two CPU cores; stop it when you
-like: runs that ended are kept in runs/losses and not repeated. Prints the table of `python -m dpo.compare` and draws
-dpo/losses.png.
+The assignment's own settings are among them. Takes about three quarters of an hour on two CPU
+cores. Stop it when you like: runs that ended are kept in runs/losses and not repeated. Prints the
+table of `python -m dpo.compare` and draws dpo/images/losses.png.
 """
 
 from pathlib import Path
@@ -32,13 +32,11 @@ RATES = (1e-5, 5e-5)  # the default, and one at which pure DPO overshoots
 
 def all_runs() -> dict[str, Config]:
     """The settings of every run, by its name."""
-    runs = {
-        f"{name}, {rate:g}": Config(
-            **{"nll_coef": 0.0, "eval_every": 16, "base_lr": rate} | settings
-        )
-        for rate in RATES
-        for name, settings in LOSSES.items()
-    }
+    runs = {}
+    for rate in RATES:
+        common = {"nll_coef": 0.0, "eval_every": 16, "base_lr": rate}
+        for name, settings in LOSSES.items():
+            runs[f"{name}, {rate:g}"] = Config(**common | settings)
     assignment = override(Config(eval_every=60), ["dpo/settings/assignment.py"])
     return runs | {"the assignment's settings": assignment}
 
@@ -46,7 +44,7 @@ def all_runs() -> dict[str, Config]:
 def main() -> None:
     print(hardware())
     results = compare_and_draw(train_all(all_runs(), FOLDER), FOLDER, n=1200)
-    save_figure(runs_figure(results), "dpo/losses.png")
+    save_figure(runs_figure(results), "dpo/images/losses.png")
 
 
 if __name__ == "__main__":

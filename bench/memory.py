@@ -1,7 +1,8 @@
-"""Peak resident memory of training runs, beside the size of pairs and model: `python -m bench.memory`.
+"""Peak resident memory of training runs: `python -m bench.memory`.
 
-Each run is a process of its own: the notebook's training as it is by default, and one on four times as many pairs.
-Prints a table and writes runs/memory.json. Not for Windows.
+Each run is a process of its own: the notebook's training as it is by default, and one on four times
+as many pairs. Prints a table, with the sizes of pairs and model, and writes runs/memory.json. Not
+for Windows.
 """
 
 import os
@@ -16,7 +17,7 @@ from dpo.train import Config
 from sft.files import write_json
 
 MANY_PAIRS = Path("runs/many_pairs.json")
-
+MIB = 2**20  # bytes
 UNIT = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
 
 
@@ -31,7 +32,7 @@ def peak_bytes(words: list[str]) -> int:
 
 def main() -> None:
     make_pairs.main(make_pairs.Config(n=4 * 3072, negatives="refusal", out=str(MANY_PAIRS)))
-    here = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * UNIT
+    alone = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * UNIT
     runs = {
         "default": [],
         "default, float32": ["--precision=float32"],
@@ -42,15 +43,12 @@ def main() -> None:
         pairs = next((w.partition("=")[2] for w in words if w.startswith("--pairs=")), Config.pairs)
         sizes = {"pairs": Path(pairs).stat().st_size, "base": Path(Config.base).stat().st_size}
         results[name] = {"peak": peak_bytes([*words, "--out=runs/memory"]), **sizes}
-    mib = 2**20
     rows = [["run", "peak, MiB", "pairs file, MiB", "base file, MiB"]]
-    rows += [
-        [name, f"{r['peak'] / mib:.0f}", f"{r['pairs'] / mib:.1f}", f"{r['base'] / mib:.1f}"]
-        for name, r in results.items()
-    ]
-    print(
-        f"\n{hardware()}; torch and this program alone take {here / mib:.0f} MiB\n\n{markdown(rows)}"
-    )
+    for name, result in results.items():
+        peak, pairs, base = (result[key] / MIB for key in ("peak", "pairs", "base"))
+        rows.append([name, f"{peak:.0f}", f"{pairs:.1f}", f"{base:.1f}"])
+    print(f"\n{hardware()}; torch and this program alone take {alone / MIB:.0f} MiB")
+    print(f"\n{markdown(rows)}")
     write_json("runs/memory.json", {"hardware": hardware(), "runs": results})
 
 

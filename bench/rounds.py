@@ -1,8 +1,9 @@
-"""A second, on-policy round: `python -m bench.rounds`. What do a model's own answers still teach it?
+"""A second, on-policy round: `python -m bench.rounds`.
 
-Starts from dpo/dpo.pt. Its own right and wrong answers to questions of seen families become pairs, and the next round
-starts from it and holds on to it. Once with the questions of the first round, once with wider ranges as well. About ten
-minutes on two CPU cores. Prints tables: greedy and drawn answers before and after.
+What do a model's own answers still teach it? dpo/dpo.pt answers questions of seen families, its
+right and wrong answers become pairs, and it is tuned on them, with itself as the reference. Once
+with the questions of the first round, once with wider ranges as well. About ten minutes on two CPU
+cores. Prints a table: greedy and drawn answers before and after.
 """
 
 from pathlib import Path
@@ -21,13 +22,10 @@ from sft.tokenizer import load_tokenizer
 
 FOLDER = Path("runs/rounds")
 FIRST = "dpo/dpo.pt"
+WIDE = "standard,products,negatives,sums"
 ROUNDS = {  # questions, their ranges, answers drawn to each
     "second round": {"n": 1200, "ranges": "standard", "samples": 8},
-    "second round, wider ranges": {
-        "n": 1200,
-        "ranges": "standard,products,negatives,sums",
-        "samples": 8,
-    },
+    "second round, wider ranges": {"n": 1200, "ranges": WIDE, "samples": 8},
 }
 GROUPS = ("held_out/additive", "held_out/multiplicative")
 ASKED, DRAWS = 100, 16  # questions a group, and answers drawn to each
@@ -47,7 +45,7 @@ def one_round(name: str) -> GPT:
 
 
 def measure(model: GPT) -> dict:
-    """Shares of right answers: greedy and drawn ones in the groups, greedy ones in the wider ranges."""
+    """Shares of right answers: greedy and drawn in the groups, greedy in the wider ranges."""
     tokenizer, shares = load_tokenizer(), {}
     groups = evaluate(answer_questions(model, tokenizer, sample_domain(1200, seed=1)))["groups"]
     shares |= {f"{describe_group(group)}, greedy": groups[group]["right"] for group in GROUPS}
@@ -64,13 +62,10 @@ def main() -> None:
     for name in ROUNDS:
         results[name] = measure(one_round(name))
     rows = [["questions", *results]]
-    rows += [
-        [asked, *(percent(result[asked]) for result in results.values())]
-        for asked in results["first round"]
-    ]
-    print(
-        f"\n{hardware()}; drawn: at temperature 1, {DRAWS} answers to each of {ASKED} questions\n\n{markdown(rows)}"
-    )
+    for asked in results["first round"]:
+        rows.append([asked, *(percent(result[asked]) for result in results.values())])
+    drawn = f"drawn: at temperature 1, {DRAWS} answers to each of {ASKED} questions"
+    print(f"\n{hardware()}; {drawn}\n\n{markdown(rows)}")
     write_json(FOLDER / "rounds.json", results)
 
 

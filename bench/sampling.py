@@ -1,7 +1,8 @@
 """Questions answered a second, ours against the course's `generate`: `python -m bench.sampling`.
 
-Greedy answers of the tuned model (of the base, if there is none) to the same questions of the domain. The two systems
-take turns; both must give the same answers. Prints a table and writes runs/sampling.json.
+Greedy answers of the tuned model (of the base, if there is none) to the same questions of the
+domain. The systems take turns and must give the same answers. Prints a table and writes
+runs/sampling.json.
 """
 
 import random
@@ -20,11 +21,8 @@ from sft.files import write_json
 from sft.generation import MAX_NEW_TOKENS, generate_answers
 
 ROUNDS = 5
-QUESTIONS = {
-    "the course's generate": 16,
-    "ours": 512,
-    "ours, right answers as guesses": 512,
-}  # in a round
+SLOWEST = "the course's generate"
+QUESTIONS = {SLOWEST: 16, "ours": 512, "ours, right answers as drafts": 512}  # in a round
 
 
 def main() -> None:
@@ -33,16 +31,17 @@ def main() -> None:
     questions = [question for form in FORMS for question in domain(form)]
 
     def theirs(texts: list[str], drafts: list[str]) -> list[str]:
-        prompts = [torch.tensor([tokenizer.encode(text)]) for text in texts]
-        rows = [
-            assignment.generate(model, prompt, MAX_NEW_TOKENS)[0].tolist() for prompt in prompts
-        ]
-        return [tokenizer.decode(row)[len(text) :] for row, text in zip(rows, texts, strict=True)]
+        answers = []
+        for text in texts:
+            prompt = torch.tensor([tokenizer.encode(text)])  # (1, T)
+            whole = assignment.generate(model, prompt, MAX_NEW_TOKENS)[0].tolist()
+            answers.append(tokenizer.decode(whole)[len(text) :])
+        return answers
 
     systems: dict[str, Callable[[list[str], list[str]], list[str]]] = {
-        "the course's generate": theirs,
+        SLOWEST: theirs,
         "ours": lambda texts, drafts: generate_answers(model, tokenizer, texts),
-        "ours, right answers as guesses": lambda texts, drafts: generate_answers(
+        "ours, right answers as drafts": lambda texts, drafts: generate_answers(
             model, tokenizer, texts, drafts=drafts
         ),
     }
@@ -56,15 +55,11 @@ def main() -> None:
             started = time.perf_counter()
             answers[name] = system(texts[:n], drafts[:n])
             rates[name].append(n / (time.perf_counter() - started))
-        few = QUESTIONS["the course's generate"]
-        assert len({tuple(given[:few]) for given in answers.values()}) == 1, (
-            "the systems answer differently"
-        )
-    slowest = rates["the course's generate"]
+        common = {tuple(given[: QUESTIONS[SLOWEST]]) for given in answers.values()}
+        assert len(common) == 1, "the systems answer differently"
     rows = [["system", "questions/s, median (lowest to highest)", "ratio"]]
-    rows += [
-        [name, median_and_spread(values), ratio(values, slowest)] for name, values in rates.items()
-    ]
+    for name, values in rates.items():
+        rows.append([name, median_and_spread(values), ratio(values, rates[SLOWEST])])
     print(f"{path}, greedy, {ROUNDS} rounds, {hardware()}\n\n{markdown(rows)}")
     write_json(
         "runs/sampling.json", {"model": path, "hardware": hardware(), "questions_per_second": rates}

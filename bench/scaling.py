@@ -1,8 +1,9 @@
-"""What several machines would bring: `python -m bench.scaling`. Compute is measured here, the rest is computed from it.
+"""What several machines would bring: `python -m bench.scaling`.
 
-Measured: the seconds of a step's passes for the longest share of the batch, of the optimizer's step, of laying the
-gradients out in one piece and back, and of summing them over two processes on this machine. Computed: a step on n
-machines of this kind, whose gradients go round in a ring at the speed of a network. Prints tables.
+Measured are the seconds of a step's passes for the longest shard of the batch, of the optimizer's
+step, of laying the gradients out in one piece and back, and of summing them over two processes on
+this machine. From these a step on n machines of this kind is computed, whose gradients go round in
+a ring at the speed of a network. Prints tables.
 """
 
 import tempfile
@@ -34,7 +35,7 @@ SETTINGS = Config()
 
 
 class Unconnected(World):
-    """All that several processes do for a sum, but the sum."""
+    """One of several processes that does everything for a sum, but does not sum."""
 
     def all_reduce(self, tensor: torch.Tensor) -> torch.Tensor:
         return tensor
@@ -45,11 +46,14 @@ class Unconnected(World):
 
 
 def step_seconds() -> tuple[dict[int, float], float, float, int]:
-    """Seconds of the passes for a machine's share of a batch, of laying out the gradients, of the optimizer; bytes."""
+    """Seconds of three parts of a step, medians over batches, and the gradients' size in bytes.
+
+    The parts are the passes over the shard of one of n machines (by n), laying out the gradients,
+    and the optimizer's step. The first time of each is left out, as it warms up.
+    """
     policy, tokenizer = load_model(SETTINGS.base)
-    tokenized = tokenize_pairs(
-        tokenizer, load_pairs(SETTINGS.pairs, tokenizer).pairs[: 64 * (ROUNDS + 1)]
-    )
+    pairs = load_pairs(SETTINGS.pairs, tokenizer).pairs[: 64 * (ROUNDS + 1)]
+    tokenized = tokenize_pairs(tokenizer, pairs)
     logps = compute_reference_logps(policy, tokenized)
     optimizers = make_optimizers(policy, "adamw", SETTINGS.base_lr)
     schedulers = make_schedulers(optimizers, 1000)
@@ -71,20 +75,16 @@ def step_seconds() -> tuple[dict[int, float], float, float, int]:
                 scheduler.step()
                 optimizer.zero_grad(set_to_none=True)
             times.append(time.perf_counter())
-            for seconds, start, end in zip(
-                (passes[n], layings, updates), times, times[1:], strict=False
-            ):
+            parts = (passes[n], layings, updates)
+            for seconds, start, end in zip(parts, times, times[1:], strict=False):
                 seconds.append(end - start)
     size = sum(p.numel() * p.element_size() for p in policy.parameters())
-    return (
-        {n: median(seconds[1:]) for n, seconds in passes.items()},
-        median(layings[1:]),
-        median(updates[1:]),
-        size,
-    )
+    of_shards = {n: median(seconds[1:]) for n, seconds in passes.items()}
+    return of_shards, median(layings[1:]), median(updates[1:]), size
 
 
 def _sum_often(rank: int, meeting: str, size: int) -> None:
+    """One of two processes, which meet at this file; the first writes the median beside it."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
     numbers, seconds = torch.ones(size // 4), []
@@ -114,7 +114,10 @@ def speed_up(
     size: int,
     bytes_per_second: float,
 ) -> float:
-    """How much faster n machines make a step: each sends 2 (n - 1) / n times the gradients' bytes around the ring."""
+    """How much faster n machines make a step.
+
+    Each sends 2 (n - 1) / n times the gradients' bytes around the ring.
+    """
     exchange = laying + 2 * (n - 1) / n * size / bytes_per_second if n > 1 else 0.0
     return (passes[1] + update) / (passes[n] + update + exchange)
 
@@ -123,22 +126,16 @@ def main() -> None:
     passes, laying, update, size = step_seconds()
     shared = sum_seconds(size)
     print(f"{hardware()}; medians of {ROUNDS} steps of {SETTINGS.batch_size} pairs")
-    print(
-        f"gradients {size / 1e6:.1f} MB, laid out in {laying:.3f} s, summed by two processes in {shared:.3f} s"
-    )
+    summed = f"laid out in {laying:.3f} s, summed by two processes in {shared:.3f} s"
+    print(f"gradients {size / 1e6:.1f} MB, {summed}")
     print(f"optimizer {update:.3f} s\n")
-    rows = [
-        [
-            "machines",
-            "passes over its share, s (measured)",
-            *(f"speed-up at {name} (computed)" for name in NETWORKS),
-        ]
-    ]
+    speed_ups = [f"speed-up at {name} (computed)" for name in NETWORKS]
+    rows = [["machines", "passes over its shard, s (measured)", *speed_ups]]
     for n in MACHINES:
-        gains = (
-            f"{speed_up(n, passes, laying, update, size, speed):.1f}" for speed in NETWORKS.values()
-        )
-        rows.append([str(n), f"{passes[n]:.3f}", *gains])
+        row = [str(n), f"{passes[n]:.3f}"]
+        for speed in NETWORKS.values():
+            row.append(f"{speed_up(n, passes, laying, update, size, speed):.1f}")
+        rows.append(row)
     print(markdown(rows))
 
 

@@ -1,8 +1,8 @@
 """Pairs a second of one process, against the course's loop and TRL: `python -m bench.throughput`.
 
-Same weights, same pairs with refusals as negatives, batches of 64, one epoch of a few batches in every round; the
-systems take turns. First, ours and TRL's must agree on log-probabilities, loss and rewards. Needs
-bench/requirements.txt. Prints tables and writes runs/throughput.json.
+Same weights, same pairs with refusals as negatives, batches of 64, one epoch of a few batches in
+every round; the systems take turns. First, ours and TRL's must agree on log-probabilities, loss and
+rewards. Needs bench/requirements.txt. Prints tables and writes runs/throughput.json.
 """
 
 import time
@@ -31,15 +31,23 @@ from sft.tokenizer import load_tokenizer
 
 ROUNDS, PAIRS, CPU = 3, 256, torch.device("cpu")
 SETTINGS = Config(nll_coef=0.0)
+COLUMNS = ("first epoch", "reference known")
+ALTERNATIVES = (  # systems that all are compared with
+    "the course's loop",
+    "TRL as it comes (bfloat16)",
+    "TRL, float32",
+    "TRL, bfloat16",
+)
 
 
 def load() -> tuple[GPT, GPT]:
+    """Policy and reference, the same weights twice."""
     policy, reference = (load_model(SETTINGS.base)[0] for _ in range(2))
     return policy, reference
 
 
 def check_agreement(pairs: list[Pair]) -> float:
-    """The largest relative difference between ours and TRL's in float32; AssertionError above 1e-4."""
+    """The largest relative difference of ours and TRL's in float32; AssertionError above 1e-4."""
     tokenizer, (policy, reference) = load_tokenizer(), load()
     torch.manual_seed(1)
     with torch.no_grad():
@@ -56,18 +64,12 @@ def check_agreement(pairs: list[Pair]) -> float:
     )
     *their_logps, loss, theirs = huggingface.logps_and_metrics(trainer)
     theirs["loss"] = loss
-    names = (
-        "loss",
-        "rewards/chosen",
-        "rewards/rejected",
-        "rewards/margins",
-        "rewards/accuracies",
-        "logps/chosen",
-    )
-    here = torch.cat([logps.flatten(), torch.tensor([metrics[name] for name in names])])
-    there = torch.cat([*their_logps, torch.tensor([theirs[name] for name in names])])
-    torch.testing.assert_close(here, there, rtol=1e-4, atol=1e-9)
-    return ((here - there).abs() / there.abs().clamp(min=1e-9)).max().item()
+    rewards = [f"rewards/{name}" for name in ("chosen", "rejected", "margins", "accuracies")]
+    names = ["loss", *rewards, "logps/chosen"]
+    own = torch.cat([logps.flatten(), torch.tensor([metrics[name] for name in names])])
+    other = torch.cat([*their_logps, torch.tensor([theirs[name] for name in names])])
+    torch.testing.assert_close(own, other, rtol=1e-4, atol=1e-9)
+    return ((own - other).abs() / other.abs().clamp(min=1e-9)).max().item()
 
 
 def ours(pairs: list[Pair], precision: str) -> dict[str, float]:
@@ -89,6 +91,7 @@ def ours(pairs: list[Pair], precision: str) -> dict[str, float]:
 
 
 def the_courses_loop(pairs: list[Pair], dropout: float) -> dict[str, float]:
+    """Seconds of one epoch; as there is no reference, the same in both columns."""
     model, _ = load_model(SETTINGS.base)
     slow = GPT(type(model.config)(**vars(model.config) | {"dropout": dropout}))
     slow.load_state_dict(model.state_dict())
@@ -97,81 +100,64 @@ def the_courses_loop(pairs: list[Pair], dropout: float) -> dict[str, float]:
     started = time.perf_counter()
     for start in range(0, len(tokenized), SETTINGS.batch_size):
         part = tokenized[start : start + SETTINGS.batch_size]
-        chosen, rejected = (
-            assignment.padded([e.chosen for e in part]),
-            assignment.padded([e.rejected for e in part]),
-        )
+        chosen = assignment.padded([pair.chosen for pair in part])
+        rejected = assignment.padded([pair.rejected for pair in part])
         assignment.train_step(slow, optimizer, chosen, rejected, beta=0.5)
     seconds = time.perf_counter() - started
-    return {"first epoch": seconds, "reference known": seconds}  # it has none
+    return {"first epoch": seconds, "reference known": seconds}
 
 
 def trl(pairs: list[Pair], bf16: bool, tuned: bool = True) -> dict[str, float]:
+    """Seconds of the steps of one epoch, the reference scored in every step or before."""
     tokenizer, models = load_tokenizer(), load()
-    return {
-        column: huggingface.train_seconds(
-            huggingface.make_trainer(
-                *models,
-                tokenizer,
-                pairs,
-                SETTINGS.batch_size,
-                SETTINGS.beta,
-                SETTINGS.base_lr,
-                precompute,
-                bf16,
-                tuned,
-            )
+    seconds, settings = {}, (SETTINGS.batch_size, SETTINGS.beta, SETTINGS.base_lr)
+    for column, precompute in (("first epoch", False), ("reference known", True)):
+        trainer = huggingface.make_trainer(
+            *models, tokenizer, pairs, *settings, precompute, bf16, tuned
         )
-        for column, precompute in (("first epoch", False), ("reference known", True))
-    }
+        seconds[column] = huggingface.train_seconds(trainer)
+    return seconds
 
 
 def matrix_peak(dtype: torch.dtype) -> float:
     """FLOP/s of the model's largest kind of matrix product."""
+    n, width, inner = 4096, 348, 1392  # characters, and the two sides of the weights
     rows, weights, out = (
-        torch.randn(shape).to(dtype) for shape in ((4096, 348), (348, 1392), (4096, 1392))
+        torch.randn(shape).to(dtype) for shape in ((n, width), (width, inner), (n, inner))
     )
     seconds = []
     for _ in range(100):
         started = time.perf_counter()
         torch.mm(rows, weights, out=out)
         seconds.append(time.perf_counter() - started)
-    return 2 * 4096 * 348 * 1392 / min(seconds)
+    return 2 * n * width * inner / min(seconds)  # a multiplication and an addition each
 
 
 def limits(pairs: list[Pair]) -> list[list[str]]:
-    """What the machine could do if there were nothing but the weights' products, without padding, at full speed."""
+    """What the machine could do at full speed if nothing but the weights' products took time."""
     model, _ = load_model(SETTINGS.base)
-    weights = (
-        sum(p.numel() for p in model.transformer.h.parameters() if p.dim() == 2)
-        + model.lm_head.weight.numel()
-    )
+    matrices = [p for p in model.transformer.h.parameters() if p.dim() == 2]
+    weights = sum(p.numel() for p in [*matrices, model.lm_head.weight])
     tokenized = tokenize_pairs(load_tokenizer(), pairs)
-    characters = sum(map(packed_length, tokenized)) / len(tokenized)
-    rows = [
-        [
-            "precision",
-            "products, GFLOP/s",
-            "limit of a first epoch, pairs/s",
-            "limit with reference known",
-        ]
-    ]
+    characters = sum(map(packed_length, tokenized)) / len(tokenized)  # of a pair, without padding
+    flop = 2 * weights * characters  # of a pair's forward pass
+    limit_names = ["limit of a first epoch, pairs/s", "limit with reference known"]
+    rows = [["precision", "products, GFLOP/s", *limit_names]]
     for dtype in (torch.float32, torch.bfloat16):
         peak = matrix_peak(dtype)
-        first, known = (
-            peak / (passes * 2 * weights * characters) for passes in (4, 3)
-        )  # backward counts twice
-        rows.append(
-            [str(dtype).removeprefix("torch."), f"{peak / 1e9:.0f}", f"{first:.1f}", f"{known:.1f}"]
-        )
-    print(
-        f"\n{2 * weights * characters / 1e9:.2f} GFLOP per pair and forward pass ({characters:.1f} characters)"
-    )
+        # Forward once and backward, which is twice that; the first epoch scores the reference, too.
+        first, known = peak / (4 * flop), peak / (3 * flop)
+        name = str(dtype).removeprefix("torch.")
+        rows.append([name, f"{peak / 1e9:.0f}", f"{first:.1f}", f"{known:.1f}"])
+    print(f"\n{flop / 1e9:.2f} GFLOP per pair and forward pass ({characters:.1f} characters)")
     return rows
 
 
 def attention() -> list[list[str]]:
-    """Milliseconds of one layer's attention over 64 rows of 75 characters, in torch's two kernels for a CPU."""
+    """Milliseconds of one layer's attention over 64 rows of 75 characters, in both precisions.
+
+    On a CPU torch has a kernel of its own for each.
+    """
     rows = [["attention in", "forward, ms", "backward, ms"]]
     attention_mask = torch.ones(64, 1, 75, 75, dtype=torch.bool).tril()
     for dtype in (torch.float32, torch.bfloat16):
@@ -184,9 +170,8 @@ def attention() -> list[list[str]]:
             y.sum().backward()
             forward.append(1000 * (half - started))
             backward.append(1000 * (time.perf_counter() - half))
-        rows.append(
-            [str(dtype).removeprefix("torch."), f"{median(forward):.1f}", f"{median(backward):.1f}"]
-        )
+        name = str(dtype).removeprefix("torch.")
+        rows.append([name, f"{median(forward):.1f}", f"{median(backward):.1f}"])
     return rows
 
 
@@ -202,43 +187,36 @@ def main() -> None:
         "ours, float32": lambda p: ours(p, "float32"),
         "ours, bfloat16": lambda p: ours(p, "bfloat16"),
     }
-    rates = {
-        column: {name: [] for name in systems} for column in ("first epoch", "reference known")
-    }
+    rates = {column: {name: [] for name in systems} for column in COLUMNS}
     for number in range(ROUNDS + 1):
         for name, system in systems.items():
             seconds = system(pairs)
             print(f"round {number}, {name}: {seconds}", flush=True)
             for column in rates if number else ():  # the first round warms up
                 rates[column][name].append(len(pairs) / seconds[column])
-    characters = sum(2 * len(p.prompt) + len(p.chosen) + len(p.rejected) + 2 for p in pairs) / len(
-        pairs
-    )
     print(
-        "\nCharacters are those of both texts, so a prompt counts twice, though ours computes it once."
+        "\nCharacters are those of both texts: a prompt counts twice, though ours computes it once."
     )
-    print(
-        f"{ROUNDS} rounds of {len(pairs)} pairs in batches of {SETTINGS.batch_size}, {hardware()}"
-    )
+    print(f"{ROUNDS} rounds of {len(pairs)} pairs, batches of {SETTINGS.batch_size}, {hardware()}")
+    texts = [(pair.prompt + answer) for pair in pairs for answer in (pair.chosen, pair.rejected)]
+    characters = sum(len(text) + 1 for text in texts) / len(pairs)  # of a pair, with its newlines
     for column, by_system in rates.items():
-        alternatives = (
-            "the course's loop",
-            "TRL as it comes (bfloat16)",
-            "TRL, float32",
-            "TRL, bfloat16",
-        )
-        header = ["system", "pairs/s, median (lowest to highest)", "characters/s"]
-        rows = [[*header, *(f"ratio to {rival}" for rival in alternatives)]]
-        for name, values in by_system.items():
-            speed = f"{median(values) * characters:,.0f}"
-            ratios = (ratio(values, by_system[rival]) for rival in alternatives)
-            rows.append([name, median_and_spread(values), speed, *ratios])
-        print(f"\n{column}\n\n{markdown(rows)}")
+        print(f"\n{column}\n\n{rates_table(by_system, characters)}")
     limit = limits(pairs)
     print(f"\n{markdown(limit)}\n\n{markdown(attention())}")
-    write_json(
-        "runs/throughput.json", {"hardware": hardware(), "pairs_per_second": rates, "limits": limit}
-    )
+    results = {"hardware": hardware(), "pairs_per_second": rates, "limits": limit}
+    write_json("runs/throughput.json", results)
+
+
+def rates_table(by_system: dict[str, list[float]], characters: float) -> str:
+    """A row per system: pairs and characters a second, and how many times as fast as the others."""
+    head = ["system", "pairs/s, median (lowest to highest)", "characters/s"]
+    rows = [[*head, *(f"ratio to {other}" for other in ALTERNATIVES)]]
+    for name, values in by_system.items():
+        speed = f"{median(values) * characters:,.0f}"
+        ratios = [ratio(values, by_system[other]) for other in ALTERNATIVES]
+        rows.append([name, median_and_spread(values), speed, *ratios])
+    return markdown(rows)
 
 
 if __name__ == "__main__":

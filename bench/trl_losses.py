@@ -14,13 +14,14 @@ from trl.experimental.cpo import CPOTrainer
 from trl.experimental.orpo import ORPOTrainer
 
 from bench import huggingface
-from dpo.batches import encode_pairs
-from dpo.pairs import Pair, load_pairs
+from dpo.data.batches import tokenize_pairs
+from dpo.data.pair import Pair
+from dpo.data.pair_file import load_pairs
 from dpo.train import Config
 from model import GPT
-from sft.checkpoint import load_model
+from sft.checkpoint.weights import load_model
 from sft.files import write_json
-from sft.tokenizer import Tokenizer, load_tokenizer
+from sft.tokenizer import Tokenizer
 
 BETA, LABEL_SMOOTHING, SIMPO_GAMMA, PAIRS = 0.3, 0.1, 0.5, 8
 DPO_NAMES = {  # ours and theirs, of the losses that TRL's DPOTrainer has
@@ -35,16 +36,15 @@ DPO_NAMES = {  # ours and theirs, of the losses that TRL's DPOTrainer has
 
 
 def main() -> None:
-    tokenizer = load_tokenizer()
+    reference, tokenizer = load_model(Config.base)
+    policy = with_noise(load_model(Config.base)[0])
     pairs = load_pairs(Config.pairs, tokenizer).pairs[:PAIRS]
-    reference = load_model(Config.base)
-    policy = with_noise(load_model(Config.base))
     trainer = huggingface.make_trainer(policy, reference, tokenizer, pairs, PAIRS, BETA, 0.0)
     swapped = huggingface.make_trainer(reference, policy, tokenizer, pairs, PAIRS, BETA, 0.0)
     logps = [v for t in (trainer, swapped) for v in huggingface.logps_and_metrics(t)[:2]]
-    examples = encode_pairs(tokenizer, pairs)
-    chosen_lengths = torch.tensor([len(example.chosen.completion) for example in examples])
-    rejected_lengths = torch.tensor([len(example.rejected.completion) for example in examples])
+    tokenized = tokenize_pairs(tokenizer, pairs)
+    chosen_lengths = torch.tensor([len(pair.chosen.completion) for pair in tokenized])
+    rejected_lengths = torch.tensor([len(pair.rejected.completion) for pair in tokenized])
     lengths = [chosen_lengths, rejected_lengths]
     losses = dpo_losses(trainer) | losses_of_logps(logps, lengths)
     losses["kto"] = kto_loss(policy, reference, tokenizer, pairs)

@@ -1,6 +1,7 @@
 """Elicit or teach? DPO with and without an NLL term, on two bases: `python -m bench.two_bases`.
 
-The blank base is made first if it is not there (some minutes). Prints a table and writes runs/two_bases.json.
+The blank base is made first if it is not there (some minutes). Prints a table and writes
+runs/two_bases.json.
 """
 
 import platform
@@ -38,13 +39,8 @@ def runs_table(results: dict[str, dict]) -> str:
     groups = list(next(iter(results.values()))["groups"])
     rows = [["run", "last preference loss", *map(describe_group, groups)]]
     for name, result in results.items():
-        rows.append(
-            [
-                name,
-                f"{result['loss']:.3f}",
-                *(percent(result["groups"][g]["right"]) for g in groups),
-            ]
-        )
+        right = (percent(result["groups"][group]["right"]) for group in groups)
+        rows.append([name, f"{result['loss']:.3f}", *right])
     return markdown(rows)
 
 
@@ -53,14 +49,12 @@ def main() -> None:
     tokenizer, results, questions = load_tokenizer(), {}, sample_domain(1200, seed=1)
     for name, settings in RUNS.items():
         print(f"\n{name}: {settings}")
-        policy, history = train(
-            Config(out=f"runs/{name.replace(' ', '_').replace(',', '')}", eval_every=0, **settings)
-        )
+        out = f"runs/{name.replace(' ', '_').replace(',', '')}"
+        policy, history = train(Config(out=out, eval_every=0, **settings))
         result = evaluate(answer_questions(policy.eval(), tokenizer, questions))
         results[name] = {"settings": settings, "loss": history["loss/preference"][-1], **result}
-    print(
-        f"\ntorch {torch.__version__}, {platform.machine()}, {torch.get_num_threads()} threads\n\n{runs_table(results)}"
-    )
+    threads = f"{torch.get_num_threads()} threads"
+    print(f"\ntorch {torch.__version__}, {platform.machine()}, {threads}\n\n{runs_table(results)}")
     write_json("runs/two_bases.json", results)
 
 

@@ -181,9 +181,12 @@ def changed_settings(runs: list[Run]) -> dict[str, list]:
     A run from before there was such a setting has a dash.
     """
     left_out = (*RUNTIME_SETTINGS, *WATCH_SETTINGS)
-    names = dict.fromkeys(name for run in runs for name in run.settings if name not in left_out)
-    values = {name: [run.settings.get(name, "-") for run in runs] for name in names}
-    return {name: column for name, column in values.items() if len(set(column)) > 1}
+    changed = {}
+    for name in dict.fromkeys(name for run in runs for name in run.settings):
+        values = [run.settings.get(name, "-") for run in runs]
+        if name not in left_out and len(set(values)) > 1:
+            changed[name] = values
+    return changed
 
 
 def named(paths: tuple[str, ...]) -> dict[str, Path]:

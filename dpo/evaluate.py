@@ -1,6 +1,6 @@
 """How often is a model right? `python -m dpo.evaluate --checkpoint=dpo/dpo.pt` prints a table.
 
-Greedy answers, graded exactly: an answer counts as right if its number **and** its reason are right.
+Greedy answers, graded exactly: an answer is right if its number **and** its reason are right.
 """
 
 from dataclasses import dataclass

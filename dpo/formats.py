@@ -1,7 +1,7 @@
 """Questions written otherwise, and with other numbers, than in the pairs: `python -m dpo.formats`.
 
-None of them is part of the headline figures. A refusal is as good as a right answer here; what counts
-against a model is a wrong answer given with confidence.
+None of them is part of the headline figures. A refusal is as good as a right answer here; what
+counts against a model is a wrong answer given with confidence.
 """
 
 import random

@@ -9,7 +9,7 @@ chosen_lengths, rejected_lengths      how many characters of an answer are score
 beta                                  a number that multiplies (in `assignment` it divides)
 
 Its keyword-only parameters and their defaults are its settings. So one more loss is one function
-here, which `VARIANTS` lists, with a test in tests/test_loss.py and a row in the table of losses.
+here, listed in `VARIANTS`, with a test in tests/dpo/test_loss.py and a row in the table of losses.
 """
 
 import inspect

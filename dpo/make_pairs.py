@@ -6,9 +6,9 @@ The positive of each question is the right answer. Its negative is what the base
 sampled, unless that happens to be right; or a plain refusal, or a near miss. No pair asks for a
 held-out fact.
 
-With `--from=dpo/dpo.pt --out=runs/own.json` both answers are that model's own (on-policy): of several
-drawn to a question a right one is preferred to a wrong one. A question that it always gets right, or
-always wrong, gives no pair.
+With `--from=dpo/dpo.pt --out=runs/own.json` both answers are that model's own (on-policy): of
+several drawn to a question a right one is preferred to a wrong one. A question that it always gets
+right, or always wrong, gives no pair.
 """
 
 import random
@@ -50,7 +50,7 @@ class Config:
 
     n: int = 3072  # how many pairs; with --from, to how many questions
     seed: int = 1  # of questions and negatives
-    negatives: str = "base"  # base: sampled from the base model; refusal; near_miss: a wrong number; not with --from
+    negatives: str = "base"  # base (its own), refusal or near_miss (wrong number); not with --from
     ranges: str = "standard"  # which questions, by comma: standard, products, negatives, sums
     base: str = "sft/gpt.pt"  # the model whose answers are the negatives
     from_: str = ""  # a model whose own right and wrong answers are the pairs
@@ -120,8 +120,8 @@ def _names_held_out(answer: str) -> bool:
 def own_answers(questions: list[Question], config: Config) -> list[tuple[Question, str, str]]:
     """Question, right and wrong answer, where the model `from_` has given both.
 
-    It answers each question `samples` times; of its right and of its wrong answers the most frequent
-    one is taken. ValueError if no question has both.
+    It answers each question `samples` times; of its right and of its wrong answers the most
+    frequent one is taken. ValueError if no question has both.
     """
     model, tokenizer = load_model(config.from_, best_device(config.device))
     n = config.samples

@@ -19,7 +19,7 @@ FORMATS = ("hf", "assignment")
 
 @dataclass
 class Config:
-    """python -m dpo.pairs FILE ...: check files of pairs; exit code 1 if one cannot be trained on."""
+    """python -m dpo.pairs FILE ...: check files of pairs; exit code 1 if one cannot be used."""
 
     files: tuple[str, ...] = ("dpo/pos_neg_pairs.json",)  # files to check
     report: bool = False  # also say what the files hold, and what is odd about that

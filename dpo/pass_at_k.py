@@ -1,8 +1,8 @@
 """What a model could say: `python -m dpo.pass_at_k --checkpoint=sft/gpt.pt`.
 
-pass@k is the chance that at least one of k answers drawn at temperature 1 is right. Beside the greedy
-accuracy after tuning it shows that DPO brings out what the base can do, and that it cannot bring out
-what is not there.
+pass@k is the chance that at least one of k answers drawn at temperature 1 is right. Beside the
+greedy accuracy after tuning it shows that DPO brings out what the base can do, and that it cannot
+bring out what is not there.
 """
 
 import math

@@ -1,7 +1,7 @@
 """Train over a grid of settings: `python -m dpo.sweep --grid="beta=0.05,0.1,0.5 nll_coef=0,0.2,1"`.
 
-Takes every setting of `dpo.train` as well. Then the runs are compared and drawn. Runs that ended are not repeated, one
-that was stopped is gone on with.
+Takes every setting of `dpo.train` as well. At the end the runs are compared and drawn. A run that
+has ended is not repeated, and one that was stopped is resumed.
 """
 
 import itertools
@@ -26,32 +26,34 @@ MOST_RUNS = 100
 
 
 def train_all(runs: dict[str, train.Config], folder: Path) -> dict[str, Path]:
-    """Train what has not been trained in its folder with just these settings, pairs and base.
+    """Train every run in a folder of its own, unless it was trained there already.
 
-    The checkpoint of every run, but of those whose loss was not finite: that is said, and the others go on.
+    That is so if settings, pairs and base are just these. The checkpoint of every run; one whose
+    loss was not finite is left out, and the others go on.
     """
+    # A run's name is that of its folder, with _ for all that a file's name should not have.
     paths = {name: folder / re.sub(r"[^\w.-]", "_", name) / "dpo.pt" for name in runs}
     if len(set(paths.values())) < len(paths):
-        raise ValueError(
-            f"two of the runs would have the same folder in {folder}: {', '.join(sorted(paths))[:200]}"
-        )
+        names = ", ".join(sorted(paths))[:200]
+        raise ValueError(f"two of the runs would have the same folder in {folder}: {names}")
     ended = {}
     for number, (name, config) in enumerate(runs.items(), start=1):
         config = replace(config, out=str(paths[name].parent))
         try:
             if not _is_done(paths[name], config):
                 print(f"\nrun {number} of {len(runs)}: {name}", flush=True)
-                _train_or_go_on(config)
+                _train_or_resume(config)
             ended[name] = paths[name]
         except FloatingPointError as error:
             print(f"left out: {name}: {error}")
     return ended
 
 
-def _train_or_go_on(config: train.Config) -> None:
+def _train_or_resume(config: train.Config) -> None:
+    """Go on with the run that was stopped in this folder, if it is this one."""
     try:
         train.train(replace(config, resume=True))
-    except ResumeError:  # a run with other settings was stopped in this folder
+    except ResumeError:  # it had other settings
         train.train(config)
 
 
@@ -61,9 +63,8 @@ def _is_done(path: Path, config: train.Config) -> bool:
         extras = load_checkpoint(path).extras if path.exists() else {}
     except CheckpointError:
         return False
-    if not is_plain(extras.get("config")) or result_settings(extras["config"]) != result_settings(
-        asdict(config)
-    ):
+    settings = extras.get("config")
+    if not is_plain(settings) or result_settings(settings) != result_settings(asdict(config)):
         return False
     files = f"base {file_hash(config.base)}, pairs {file_hash(config.pairs)},"
     return files in str(extras.get("environment"))
@@ -74,23 +75,16 @@ class Config(train.Config):
     """python -m dpo.sweep: train over a grid of settings and compare the runs."""
 
     out: str = "runs/sweep"  # folder for the runs' folders, the figures and the table
-    grid: str = "beta=0.05,0.1,0.5 nll_coef=0,0.2,1"  # settings and their values; a run for every combination
+    grid: str = "beta=0.05,0.1,0.5 nll_coef=0,0.2,1"  # values of settings; all combinations are run
     n: int = 300  # questions per group in the comparison
 
 
 def read_grid(config: Config) -> tuple[dict[str, list], dict[str, train.Config]]:
-    """The settings of the grid with their values, and the settings of every run by its name."""
-    grid = {}
-    for word in config.grid.split():
-        name, _, texts = word.partition("=")
-        if name in grid or name in ("grid", "n", "out", "resume") or not texts:
-            raise SettingError(
-                f"grid: {word!r} is not a setting of its own with values, like beta=0.1,0.5"
-            )
-        grid[name] = [
-            getattr(override(train.Config(), [f"--{name}={text}"]), name)
-            for text in texts.split(",")
-        ]
+    """The settings of the grid with their values, and all settings of every run by its name.
+
+    A run's name tells its place in the grid: `beta 0.1, nll_coef 0.2`.
+    """
+    grid = _read_axes(config.grid)
     combinations = list(itertools.product(*grid.values()))
     if not 2 <= len(combinations) <= MOST_RUNS or len(set(combinations)) < len(combinations):
         raise SettingError(
@@ -101,15 +95,29 @@ def read_grid(config: Config) -> tuple[dict[str, list], dict[str, train.Config]]
             "n must be at least 1, and metrics empty: every run would write the same file"
         )
     common = {field.name: getattr(config, field.name) for field in fields(train.Config)}
-    runs = {
-        ", ".join(
-            f"{name} {value}" for name, value in zip(grid, values, strict=True)
-        ): train.Config(**common | dict(zip(grid, values, strict=True)))
-        for values in combinations
-    }
+    runs = {}
+    for values in combinations:
+        own = dict(zip(grid, values, strict=True))
+        name = ", ".join(f"{setting} {value}" for setting, value in own.items())
+        runs[name] = train.Config(**common | own)
     for settings in runs.values():
         train.check(settings)
     return grid, runs
+
+
+def _read_axes(text: str) -> dict[str, list]:
+    """`beta=0.1,0.5 epochs=1,2` as {"beta": [0.1, 0.5], "epochs": [1, 2]}."""
+    grid = {}
+    for word in text.split():
+        name, _, texts = word.partition("=")
+        if name in grid or name in ("grid", "n", "out", "resume") or not texts:
+            raise SettingError(
+                f"grid: {word!r} is not a setting of its own with values, like beta=0.1,0.5"
+            )
+        # Read as on a command line, so that a value gets its type or is refused.
+        settings = [override(train.Config(), [f"--{name}={value}"]) for value in texts.split(",")]
+        grid[name] = [getattr(one, name) for one in settings]
+    return grid
 
 
 def compare_and_draw(
@@ -129,13 +137,12 @@ def main(config: Config) -> None:
     with silenced(config.quiet):
         results = compare_and_draw(train_all(runs, folder), folder, config.n, config.device)
         if len(grid) == 2:
-            names, (rows, columns) = tuple(grid), grid.values()
-            all_results = [results.get(name) for name in runs]
-            table = [
-                all_results[start : start + len(columns)]
-                for start in range(0, len(runs), len(columns))
-            ]
-            save_figure(grid_figure(names, (rows, columns), table), folder / "grid.png")
+            rows, columns = grid.values()
+            # The runs are in the order of itertools.product: row by row.
+            row_by_row = [results.get(name) for name in runs]
+            starts = range(0, len(runs), len(columns))
+            table = [row_by_row[start : start + len(columns)] for start in starts]
+            save_figure(grid_figure(tuple(grid), (rows, columns), table), folder / "grid.png")
 
 
 if __name__ == "__main__":

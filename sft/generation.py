@@ -24,9 +24,9 @@ def generate_answers(
 ) -> list[str]:
     """One answer (without its prompt) per prompt, in order; greedy at temperature 0.
 
-    `progress` labels a bar. `drafts`, one per prompt, save time and change no greedy answer (but for
-    ties within rounding): a draft that one pass confirms is taken, the others are written out
-    character by character.
+    `progress` labels a bar. `drafts`, one per prompt, save time and change no greedy answer (but
+    for ties within rounding): a draft that one pass confirms is taken, the other answers are
+    written out character by character.
     """
     encoded = [tokenizer.encode(prompt) for prompt in prompts]
     todo = sorted(range(len(prompts)), key=lambda i: len(encoded[i]))  # little padding in a batch

@@ -50,7 +50,7 @@ def shipped_base():
 
 
 def make_tiny():
-    """Random weights, larger than usual, so that different inputs give clearly different outputs."""
+    """Random weights, larger than usual, so that other inputs clearly give other outputs."""
     torch.manual_seed(0)
     model = GPT(GPTConfig(**TINY)).eval()
     for parameter in model.parameters():
@@ -105,7 +105,7 @@ class TinyRun:
 
 
 def train_tiny(folder, **settings):
-    """Train base.pt on pairs.json, both of this folder; evals are off unless a setting asks for them."""
+    """Train base.pt on pairs.json, both of this folder; without evals if not asked for."""
     files = {"base": "base.pt", "pairs": "pairs.json", "out": "run"}
     files = {name: str(folder / file) for name, file in files.items()}
     config = Config(**files | {"device": "cpu", "eval_every": 0} | settings)
@@ -114,7 +114,7 @@ def train_tiny(folder, **settings):
 
 @pytest.fixture
 def tiny_run(base_file, pairs_file, tmp_path):
-    """`tiny_run(**settings)` trains the tiny base on the eight pairs, into the folder tmp_path / "run"."""
+    """`tiny_run(**settings)` trains the tiny base on the eight pairs, into tmp_path / "run"."""
     return lambda **settings: train_tiny(tmp_path, **settings)
 
 
@@ -156,7 +156,7 @@ def run_program(monkeypatch, capsys):
 
 
 def course_file(path, model, prefix="_orig_mod.", key="model"):
-    """The layout of the assignment's gpt.pt: prefixed float32 names, optimizer state and counters."""
+    """The layout of the assignment's gpt.pt: prefixed float32 names, optimizer state, counters."""
     optimizer = torch.optim.AdamW(model.parameters())
     model(torch.ones(1, 4, dtype=torch.long), torch.ones(1, 4, dtype=torch.long))[1].backward()
     optimizer.step()

@@ -4,6 +4,7 @@ import textwrap
 from typing import Protocol
 
 import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -51,7 +52,7 @@ def museum_figure(results: list[DrawnResult]) -> Figure:
     return figure
 
 
-def _empty_museum(rows: int, baselines: int):
+def _empty_museum(rows: int, baselines: int) -> tuple[Figure, np.ndarray]:
     """A figure and its axes (rows, 2 x baselines), none of them shown yet."""
     figure, axes = plt.subplots(
         rows,

@@ -4,6 +4,8 @@ A result is what `dpo.compare` knows of a run: "groups" as `evaluate` gives them
 many small-talk questions still get the answer of the corpus), and "history".
 """
 
+from itertools import chain
+
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
@@ -111,8 +113,8 @@ def grid_figure(
         axis.set_yticks(range(rows), [f"{value}" for value in values[0]])
         axis.set_xlabel(names[1])
         axis.set_ylabel(names[0])
-        n = next(share["n"] for row in shares for share in row if share)
-        axis.set_title(f"{_describe_end(group)}, n = {n:,}", fontsize=11, loc="left")
+        n = next(filter(None, chain.from_iterable(shares)))["n"]  # the same for all runs
+        axis.set_title(f"{_describe_end(group)}\nn = {n:,}", fontsize=11, loc="left")
         axis.spines[:].set_visible(False)
     return figure
 

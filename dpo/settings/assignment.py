@@ -1,4 +1,7 @@
-"""The course's own settings and its hinted loss, which is not DPO: no reference, beta divides, prompts are scored."""
+"""The course's own settings and its hinted loss.
+
+That is not DPO: it has no reference, beta divides, and prompts are scored.
+"""
 
 loss_type = "assignment"
 beta = 0.5

@@ -1,6 +1,6 @@
-"""A base that has never seen a sum answered, such as the course's, and 100,000 pairs: large steps of Muon, and NLL.
+"""For a base that has never seen a sum answered, such as the course's, and 100,000 pairs.
 
-Digits weigh more, since everything else is learnt long before them.
+Large steps of Muon, and NLL, in which digits weigh more: all else is learnt long before them.
 """
 
 optimizer = "muon"

@@ -1,4 +1,4 @@
-"""One CUDA card, or with torchrun several: larger passes, and bfloat16 products where the card is from Ampere on."""
+"""One CUDA card, or with torchrun several: larger passes, and bfloat16 on cards from Ampere on."""
 
 device = "cuda"
 micro_batch = 256

@@ -20,7 +20,7 @@ REFUSAL = " Sorry, I don't know."
 
 @pytest.fixture(scope="module")
 def replies():
-    """A model that refuses one question in seven, is off by ten in one of eleven, and else right."""
+    """Of a model that refuses one question in seven, is off by ten in one of eleven, else right."""
     replies = []
     for i, question in enumerate(whole_domain()):
         wrong = question.answer_text(question.answer + 10)

@@ -1,4 +1,4 @@
-"""From pairs to tensors: packed rows against literal tensors, and batches that leave nothing out."""
+"""From pairs to tensors: packed rows against literal tensors; batches that leave nothing out."""
 
 import pytest
 import torch
@@ -76,7 +76,9 @@ def test_packed_length_counts_the_prefix_once(tokenizer, pair, length):
 def test_packing_and_company_change_no_logps(tiny, tokenizer):
     tokenized = tokenize_pairs(tokenizer, [NEAR_MISS, REFUSED, PREFIX])
     together = torch.stack(pair_logps(tiny, pack_pairs(tokenized)), dim=1)
-    apart = [[logps_alone(tiny, t).item() for t in (pair.chosen, pair.rejected)] for pair in tokenized]
+    apart = [
+        [logps_alone(tiny, t).item() for t in (pair.chosen, pair.rejected)] for pair in tokenized
+    ]
     assert torch.allclose(torch.tensor(apart), together, atol=1e-4)
 
 
@@ -187,7 +189,9 @@ def scored(tiny, tokenizer):
 
 def test_reference_logps_belong_to_their_pairs(tiny, scored):
     tokenized, logps = scored
-    apart = [[logps_alone(tiny, t).item() for t in (pair.chosen, pair.rejected)] for pair in tokenized]
+    apart = [
+        [logps_alone(tiny, t).item() for t in (pair.chosen, pair.rejected)] for pair in tokenized
+    ]
     assert torch.allclose(torch.tensor(apart), logps, atol=1e-4)
 
 
@@ -209,7 +213,7 @@ def test_every_epoch_has_every_pair(uneven):
     steps = lines_of_epochs(uneven)
     assert len(steps) == 9
     for epoch in (steps[:3], steps[3:6], steps[6:]):
-        assert sorted(sum(epoch, [])) == list(range(11))
+        assert sorted(line for lines in epoch for line in lines) == list(range(11))
 
 
 @pytest.mark.parametrize("start", range(10))

@@ -1,4 +1,4 @@
-"""Runs beside each other: what differs in pairs, settings and answers; and files that are no runs."""
+"""Runs beside each other: what differs in pairs, settings, answers; and files that are no runs."""
 
 import json
 
@@ -172,7 +172,7 @@ def three_runs(tiny_folder):
 
 @pytest.fixture
 def drawn(three_runs, tmp_path, capsys, monkeypatch):
-    """Rows of the printed table, the figure's bytes, and the file of figures, with 40 lines of talk."""
+    """Rows of the printed table, the picture's bytes, the file of figures; little small talk."""
     shorten_small_talk(monkeypatch)
     figure, figures = tmp_path / "runs.png", tmp_path / "runs.json"
     main(Config(runs=three_runs, figure=str(figure), json=str(figures), n=1, device="cpu"))
@@ -225,7 +225,7 @@ GOOD_HISTORY = {"steps": {"rewards/accuracies": [1.0]}, "looks": {}}
 
 @pytest.fixture
 def save_run(tiny, tmp_path):
-    """`save_run(**extras)` writes a file that is a run but for what is given, and returns its path."""
+    """`save_run(**extras)` writes a file that is a run but for what is given; its path."""
 
     def save(name="odd.pt", history=GOOD_HISTORY, config=None, **others):
         pairs = to_json_tensor([["1+1=?", " 2.", " No."]])

@@ -1,4 +1,4 @@
-"""Every rule of the curve reader on a made-up run, and a healthy run on which none of them fires."""
+"""Every rule of the curve reader on a made-up run, and a healthy run on which none fires."""
 
 import math
 

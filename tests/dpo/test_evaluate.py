@@ -221,7 +221,9 @@ def sure(tokenizer):
     return model
 
 
-@pytest.mark.parametrize("draft", [" I know.", " I know", " I know. No.", "", " You know.", " I" * 50 + "."])
+@pytest.mark.parametrize(
+    "draft", [" I know.", " I know", " I know. No.", "", " You know.", " I" * 50 + "."]
+)
 def test_a_draft_changes_no_answer(sure, tokenizer, draft):
     assert generate_answers(sure, tokenizer, ["1+1=?"]) == [" I know."]
     assert generate_answers(sure, tokenizer, ["1+1=?"], drafts=[draft]) == [" I know."]

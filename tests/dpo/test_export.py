@@ -1,4 +1,4 @@
-"""What transformers loads computes, reads and answers as ours does; what comes back is the same, or refused."""
+"""What transformers loads computes and answers as ours; what comes back is the same, or refused."""
 
 import json
 import logging
@@ -162,8 +162,11 @@ def test_an_unknown_character_is_an_error(characters, character):
 
 @pytest.fixture(scope="module", params=[without_biases, with_biases])
 def taught(request, tokenizer):
-    """A model and its greedy texts: one ends with a full stop, before a newline, at once, not at all."""
-    prompts, answers = ["1+2=?", "x+1=7,x=?", "Hi", "Again?"], [" 3. And more.", " Six", "", "a" * 80]
+    """A model and its greedy texts: ended by a full stop, by a newline, at once, and not at all."""
+    prompts, answers = (
+        ["1+2=?", "x+1=7,x=?", "Hi", "Again?"],
+        [" 3. And more.", " Six", "", "a" * 80],
+    )
     model = request.param(make_tiny())
     teach(model.train(), tokenizer, prompts, answers)
     texts = [p + a for p, a in zip(prompts, [" 3.", *answers[1:]], strict=True)]
@@ -347,71 +350,187 @@ ONLY = r"config\.json: {} is {}; our model computes {} only".format
 REFUSED = {
     "another model": (settings_with(model_type="llama"), ONLY("model_type", "'llama'", "'gpt2'")),
     "GPT-2's own GELU": (
-        settings_with(activation_function="gelu_new"), ONLY("activation_function", "'gelu_new'", "'gelu'")
+        settings_with(activation_function="gelu_new"),
+        ONLY("activation_function", "'gelu_new'", "'gelu'"),
     ),
     "GELU not named, so GPT-2's own": (
-        settings_with(activation_function=...), ONLY("activation_function", "'gelu_new'", "'gelu'")
+        settings_with(activation_function=...),
+        ONLY("activation_function", "'gelu_new'", "'gelu'"),
     ),
-    "epsilon": (settings_with(layer_norm_epsilon=1e-6), ONLY("layer_norm_epsilon", "1e-06", "1e-05")),
-    "epsilon NaN": (settings_with(layer_norm_epsilon=float("nan")), ONLY("layer_norm_epsilon", "nan", "1e-05")),
-    "attention not scaled": (settings_with(scale_attn_weights=False), ONLY("scale_attn_weights", "False", "True")),
+    "epsilon": (
+        settings_with(layer_norm_epsilon=1e-6),
+        ONLY("layer_norm_epsilon", "1e-06", "1e-05"),
+    ),
+    "epsilon NaN": (
+        settings_with(layer_norm_epsilon=float("nan")),
+        ONLY("layer_norm_epsilon", "nan", "1e-05"),
+    ),
+    "attention not scaled": (
+        settings_with(scale_attn_weights=False),
+        ONLY("scale_attn_weights", "False", "True"),
+    ),
     "attention scaled by layer": (
-        settings_with(scale_attn_by_inverse_layer_idx=True), ONLY("scale_attn_by_inverse_layer_idx", "True", "False")
+        settings_with(scale_attn_by_inverse_layer_idx=True),
+        ONLY("scale_attn_by_inverse_layer_idx", "True", "False"),
     ),
-    "cross-attention": (settings_with(add_cross_attention=True), ONLY("add_cross_attention", "True", "False")),
-    "head not tied": (settings_with(tie_word_embeddings=False), ONLY("tie_word_embeddings", "False", "True")),
-    "a list": (settings_with(activation_function=["gelu"]), ONLY("activation_function", "a list", "'gelu'")),
-    "inner width": (settings_with(n_inner=32), "n_inner is 32; in our model it is 64, 4 times n_embd"),
-    "vocabulary size": (settings_with(vocab_size=80), "vocab_size is 80; our vocabulary has 74 characters"),
+    "cross-attention": (
+        settings_with(add_cross_attention=True),
+        ONLY("add_cross_attention", "True", "False"),
+    ),
+    "head not tied": (
+        settings_with(tie_word_embeddings=False),
+        ONLY("tie_word_embeddings", "False", "True"),
+    ),
+    "a list": (
+        settings_with(activation_function=["gelu"]),
+        ONLY("activation_function", "a list", "'gelu'"),
+    ),
+    "inner width": (
+        settings_with(n_inner=32),
+        "n_inner is 32; in our model it is 64, 4 times n_embd",
+    ),
+    "vocabulary size": (
+        settings_with(vocab_size=80),
+        "vocab_size is 80; our vocabulary has 74 characters",
+    ),
     "heads": (settings_with(n_head=3), "n_embd is 16; it is not divisible by n_head 3"),
     **{
-        f"n_layer {value!r}": (settings_with(n_layer=value), rf"n_layer is {shown}; it must be a whole number from 1")
-        for value, shown in ((..., "None"), (0, "0"), (2.0, "2.0"), (True, "True"), ([], "a list"), (10**9, "10+"))
+        f"n_layer {value!r}": (
+            settings_with(n_layer=value),
+            rf"n_layer is {shown}; it must be a whole number from 1",
+        )
+        for value, shown in (
+            (..., "None"),
+            (0, "0"),
+            (2.0, "2.0"),
+            (True, "True"),
+            ([], "a list"),
+            (10**9, "10+"),
+        )
     },
-    "a layer more": (settings_with(n_layer=3), "tensor 'transformer.h.2.attn.c_attn.bias' is missing .12 such"),
-    "layers without end": (settings_with(n_layer=100_000), "tensor 'transformer.h.2.attn.c_attn.bias' is missing"),
-    "a layer less": (settings_with(n_layer=1), "tensor 'transformer.h.1.attn.c_attn.bias' is unknown .12 such"),
+    "a layer more": (
+        settings_with(n_layer=3),
+        "tensor 'transformer.h.2.attn.c_attn.bias' is missing .12 such",
+    ),
+    "layers without end": (
+        settings_with(n_layer=100_000),
+        "tensor 'transformer.h.2.attn.c_attn.bias' is missing",
+    ),
+    "a layer less": (
+        settings_with(n_layer=1),
+        "tensor 'transformer.h.1.attn.c_attn.bias' is unknown .12 such",
+    ),
     "other width": (settings_with(n_embd=32), r"has shape \(.*\), its config.json says \("),
     "absurd width": (settings_with(n_embd=100_000), r"has shape \(.*\), its config.json says \("),
-    "other length": (settings_with(n_positions=97), r"wpe.weight has shape \(96, 16\), its config.json says \(97, "),
-    "no table": (replaced("config.json", b"[]"), r"config\.json is not a JSON table; name a folder that model.save_"),
+    "other length": (
+        settings_with(n_positions=97),
+        r"wpe.weight has shape \(96, 16\), its config.json says \(97, ",
+    ),
+    "no table": (
+        replaced("config.json", b"[]"),
+        r"config\.json is not a JSON table; name a folder that model.save_",
+    ),
     "no JSON": (replaced("config.json", b"\x80\x02}."), r"config\.json is not a JSON table"),
     "deep JSON": (replaced("config.json", b"[" * 10**6), r"config\.json is not a JSON table"),
     "empty": (replaced("config.json", b""), r"config\.json is empty; name a folder"),
-    "large JSON": (replaced("config.json", b" " * 3 * 2**20), r"config\.json is 3 MiB and too large"),
-    "no config": (lambda f: (f / "config.json").unlink(), r"config\.json: no such file; name a folder that model"),
-    "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), r"no such file; tokenizer.save_pretrained.* writes it"),
-    "two characters swapped": (vocabulary_with(swapped), "does not give the 74 characters of sft/meta.pkl one token"),
-    "a word more": (vocabulary_with(lambda m: m["vocab"].update({"17": 74})), "does not give the 74 characters"),
-    "other kind of tokens": (vocabulary_with(lambda m: m.update(type="BPE", merges=[])), "does not give the 74 charac"),
-    "no model of tokens": (lambda f: change_table(f, "tokenizer.json", model=None), "does not give the 74 characters"),
+    "large JSON": (
+        replaced("config.json", b" " * 3 * 2**20),
+        r"config\.json is 3 MiB and too large",
+    ),
+    "no config": (
+        lambda f: (f / "config.json").unlink(),
+        r"config\.json: no such file; name a folder that model",
+    ),
+    "no tokenizer": (
+        lambda f: (f / "tokenizer.json").unlink(),
+        r"no such file; tokenizer.save_pretrained.* writes it",
+    ),
+    "two characters swapped": (
+        vocabulary_with(swapped),
+        "does not give the 74 characters of sft/meta.pkl one token",
+    ),
+    "a word more": (
+        vocabulary_with(lambda m: m["vocab"].update({"17": 74})),
+        "does not give the 74 characters",
+    ),
+    "other kind of tokens": (
+        vocabulary_with(lambda m: m.update(type="BPE", merges=[])),
+        "does not give the 74 charac",
+    ),
+    "no model of tokens": (
+        lambda f: change_table(f, "tokenizer.json", model=None),
+        "does not give the 74 characters",
+    ),
     "small letters only": (
-        lambda f: change_table(f, "tokenizer.json", normalizer={"type": "Lowercase"}), "does not give the 74 characters"
+        lambda f: change_table(f, "tokenizer.json", normalizer={"type": "Lowercase"}),
+        "does not give the 74 characters",
     ),
-    "old format": (renamed("pytorch_model.bin"), r"model\.safetensors: no such file; parts and .bin files are not"),
-    "in parts": (renamed("model-00001-of-00002.safetensors"), r"no such file; .* write this one by model.save_pretrai"),
-    "missing": (lambda f: change_weights(f, lambda w: w.pop(LN_F)), f"tensor '{LN_F}' is missing .1 such"),
-    "unknown": (weights_with(score__weight=torch.ones(2)), "tensor 'score.weight' is unknown .1 such"),
-    "shape": (weights_with(transformer__ln_f__weight=torch.ones(17)), rf"{LN_F} has shape \(17,\), .* says \(16,\)"),
-    "dimensions": (weights_with(transformer__ln_f__weight=torch.ones(4, 4)), rf"{LN_F} has shape \(4, 4\)"),
+    "old format": (
+        renamed("pytorch_model.bin"),
+        r"model\.safetensors: no such file; parts and .bin files are not",
+    ),
+    "in parts": (
+        renamed("model-00001-of-00002.safetensors"),
+        r"no such file; .* write this one by model.save_pretrai",
+    ),
+    "missing": (
+        lambda f: change_weights(f, lambda w: w.pop(LN_F)),
+        f"tensor '{LN_F}' is missing .1 such",
+    ),
+    "unknown": (
+        weights_with(score__weight=torch.ones(2)),
+        "tensor 'score.weight' is unknown .1 such",
+    ),
+    "shape": (
+        weights_with(transformer__ln_f__weight=torch.ones(17)),
+        rf"{LN_F} has shape \(17,\), .* says \(16,\)",
+    ),
+    "dimensions": (
+        weights_with(transformer__ln_f__weight=torch.ones(4, 4)),
+        rf"{LN_F} has shape \(4, 4\)",
+    ),
     "not transposed": (
-        weights_with(transformer__h__0__mlp__c_fc__weight=torch.ones(64, 16)), r"shape \(64, 16\), .* says \(16, 64\)"
+        weights_with(transformer__h__0__mlp__c_fc__weight=torch.ones(64, 16)),
+        r"shape \(64, 16\), .* says \(16, 64\)",
     ),
-    "NaN": (weights_with(transformer__ln_f__weight=torch.full((16,), torch.nan)), "ln_f.weight holds NaN or infinite"),
-    "infinite": (weights_with(transformer__ln_f__bias=torch.full((16,), torch.inf)), "ln_f.bias holds NaN or infinite"),
-    "a head of its own": (weights_with(lm_head__weight=torch.ones(74, 16)), "lm_head.weight and .* but our model ties"),
+    "NaN": (
+        weights_with(transformer__ln_f__weight=torch.full((16,), torch.nan)),
+        "ln_f.weight holds NaN or infinite",
+    ),
+    "infinite": (
+        weights_with(transformer__ln_f__bias=torch.full((16,), torch.inf)),
+        "ln_f.bias holds NaN or infinite",
+    ),
+    "a head of its own": (
+        weights_with(lm_head__weight=torch.ones(74, 16)),
+        "lm_head.weight and .* but our model ties",
+    ),
     **{
-        kind: (weights_with(transformer__ln_f__weight=torch.ones(16).to(dtype)), f"holds numbers of type {kind}; save")
-        for kind, dtype in (("F64", torch.double), ("I64", torch.long), ("F8_E4M3", torch.float8_e4m3fn))
+        kind: (
+            weights_with(transformer__ln_f__weight=torch.ones(16).to(dtype)),
+            f"holds numbers of type {kind}; save",
+        )
+        for kind, dtype in (
+            ("F64", torch.double),
+            ("I64", torch.long),
+            ("F8_E4M3", torch.float8_e4m3fn),
+        )
     },
     "cut off": (cut, r"model\.safetensors is damaged .*; download it again"),
-    "LFS pointer": (replaced("model.safetensors", b"version https://git-lfs"), "no safetensors file; if it is a Git"),
-    "pickle": (replaced("model.safetensors", b"\x80\x02}q\0." + b"\0" * 9), "no safetensors file|is damaged"),
+    "LFS pointer": (
+        replaced("model.safetensors", b"version https://git-lfs"),
+        "no safetensors file; if it is a Git",
+    ),
+    "pickle": (
+        replaced("model.safetensors", b"\x80\x02}q\0." + b"\0" * 9),
+        "no safetensors file|is damaged",
+    ),
     "few bytes": (replaced("model.safetensors", b"\x01\0\0"), "is damaged"),
     "long table of contents": (
-        replaced("model.safetensors", (3 * 2**20).to_bytes(8, "little") + b" " * 2**22), "is no safetensors file"
+        replaced("model.safetensors", (3 * 2**20).to_bytes(8, "little") + b" " * 2**22),
+        "is no safetensors file",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.fixture

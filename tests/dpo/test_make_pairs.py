@@ -63,29 +63,32 @@ def test_wider_ranges_are_added(asked_of_all_ranges, ranges):
 # Files
 
 
+def make_file(path, **settings):
+    main(Config(negatives="near_miss", out=str(path), **settings))
+    return path.read_text()
+
+
+def test_files_depend_on_the_seed_only(tmp_path):
+    first = make_file(tmp_path / "a.json", n=2_000, seed=1)
+    assert make_file(tmp_path / "b.json", n=2_000, seed=1) == first
+    assert make_file(tmp_path / "c.json", n=2_000, seed=2) != first
+
+
 @pytest.fixture(scope="module")
-def large_files(tmp_path_factory):
-    """Three files of 20,000 pairs, two of them with the same seed."""
-    folder = tmp_path_factory.mktemp("large")
-    for seed, name in ((1, "a"), (1, "b"), (2, "c")):
-        main(Config(n=20_000, seed=seed, negatives="near_miss", out=str(folder / name)))
-    return [folder / name for name in "abc"]
+def large_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("large") / "pairs.json"
+    make_file(path, n=20_000)
+    return path
 
 
-def test_pairs_depend_on_the_seed_only(large_files):
-    a, b, c = (file.read_text() for file in large_files)
-    assert a == b
-    assert b != c
-
-
-def test_files_have_one_pair_a_line(large_files):
-    text = large_files[0].read_text()
+def test_files_have_one_pair_a_line(large_file):
+    text = large_file.read_text()
     assert text.count("\n") == 20_000 + 2
     assert len(json.loads(text)) == 20_000
 
 
-def test_large_files_load(large_files, tokenizer):
-    assert len(load_pairs(large_files[0], tokenizer).pairs) == 20_000
+def test_large_files_load(large_file, tokenizer):
+    assert len(load_pairs(large_file, tokenizer).pairs) == 20_000
 
 
 # From a model's own answers
@@ -93,7 +96,7 @@ def test_large_files_load(large_files, tokenizer):
 
 @pytest.fixture
 def own_pairs(base_file, tmp_path, tokenizer, monkeypatch, capsys):
-    """The first question, the pairs that a model's six answers to each of four gave, what was said."""
+    """The first of four questions, the pairs from six answers to each, and what was printed."""
     questions = draw_questions(4, ["standard"], random.Random(1))
     often_right, never_right, always_right, says_held_out = questions
     right = {question.text: question.right_answer for question in questions}

@@ -76,7 +76,9 @@ BAD_ROWS = {
     '{"negative": "8+9=? Sorry."}': "'positive' is missing",
     ROW % ("8+9=? Sorry.", ""): "'positive' is empty or not a text",
     '{"negative": "8+9=? Sorry.", "positive": 17}': "'positive' is empty or not a text",
-    '{"negative": "8+9=? Sorry.", "postive": "8+9=? 17."}': "unknown key 'postive'; write 'positive'",
+    '{"negative": "8+9=? Sorry.", "postive": "8+9=? 17."}': (
+        "unknown key 'postive'; write 'positive'"
+    ),
     ROW % ("8+9=? 17.", "8+9=? 17."): "positive and negative are the same text",
     ROW % ("8+8=? Sorry.", "8+9=? 17."): "the prompts differ: '8+9=?' and '8+8=?'",
     ROW % ("8+9=?", "8+9=? 17."): "no answer after the question",

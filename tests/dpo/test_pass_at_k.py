@@ -39,7 +39,7 @@ def test_program_needs_enough_answers():
 
 @pytest.fixture
 def draws(monkeypatch):
-    """What `generate_answers` is asked for: it is right the 2nd, 3rd, ... time, always, and never."""
+    """Three questions that are answered right the first time only, always, and never; the calls."""
     questions = [Question("a+b", 1, 2), Question("a*b", 3, 4), Question("a-b", 9, 4)]
     by_text, calls = {question.text: question for question in questions}, []
 
@@ -105,9 +105,7 @@ def test_passes_table_has_group_and_rate(passes):
 
 def draw_with(seed, model, tokenizer):
     generator = torch.Generator().manual_seed(seed)
-    return generate_answers(
-        model, tokenizer, ["1+2=?"] * 6, temperature=1.0, generator=generator
-    )
+    return generate_answers(model, tokenizer, ["1+2=?"] * 6, temperature=1.0, generator=generator)
 
 
 def test_draws_depend_on_the_seed_only(tiny, tokenizer):

@@ -1,4 +1,4 @@
-"""Small talk before and after tuning is counted over all everyday questions."""
+"""What becomes of small talk is counted, and shown by examples."""
 
 import pytest
 from conftest import make_tiny, shorten_small_talk, teach
@@ -18,9 +18,10 @@ def taught(tokenizer):
     return model
 
 
-@pytest.fixture(scope="module")
-def told(taught, tokenizer):
+@pytest.fixture
+def told(taught, tokenizer, monkeypatch):
     """What is said of a tiny base without any knowledge and of the taught model."""
+    shorten_small_talk(monkeypatch)
     return describe_retention(make_tiny(), taught, tokenizer)
 
 
@@ -28,8 +29,8 @@ def test_taught_model_says_what_it_was_taught(taught, tokenizer):
     assert generate_answers(taught, tokenizer, [LINES[6][0]]) == [" Hm."]
 
 
-def test_retention_counts_all_questions(told):
-    assert told.startswith(f"{len(LINES)} everyday questions: ")
+def test_retention_says_how_many_were_asked(told):
+    assert told.startswith("40 everyday questions: ")
 
 
 def test_retention_shows_examples(told, tokenizer):
@@ -38,10 +39,11 @@ def test_retention_shows_examples(told, tokenizer):
 
 
 def test_retention_counts_the_corpus_answers(told, taught, tokenizer):
-    answers = generate_answers(taught, tokenizer, [prompt for prompt, _ in LINES])
-    own = sum(answer == right for answer, (_, right) in zip(answers, LINES, strict=True))
+    answers = generate_answers(taught, tokenizer, [prompt for prompt, _ in LINES[:40]])
+    own = sum(answer == right for answer, (_, right) in zip(answers, LINES, strict=False))
     assert own >= 6
-    assert f"0.00 % (0.00 to 0.53) before, {100 * own / len(LINES):.2f} % (" in told
+    # Wilson's interval of 0 out of 40
+    assert f"0.00 % (0.00 to 8.76) before, {100 * own / 40:.2f} % (" in told
 
 
 def test_a_model_answers_as_itself(taught, tokenizer, monkeypatch):

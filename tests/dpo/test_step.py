@@ -93,7 +93,7 @@ def test_digit_weight_counts_a_digit_so_often(tiny, tokenizer, pairs, tokenized,
     _, metrics = dpo_step(tiny, batch, beta=0.1, nll_coef=1.0, digit_weight=4.0)
     prompt, answer = pairs[0].prompt, pairs[0].chosen
     logps = answer_logps(tiny, tokenizer, prompt, answer)
-    # " The answer is 3." and its newline: 18 characters, one of them a digit, which counts four times
+    # " The answer is 3." and its newline: 18 characters, one of them a digit, which counts 4 times
     weights = [4 if character.isdigit() else 1 for character in answer + "\n"]
     assert sum(weights) == 18 + 3
     by_hand = -sum(w * logp for w, logp in zip(weights, logps, strict=True)) / 21
@@ -216,7 +216,7 @@ def test_nan_stops_before_anything_moves(tiny, tokenized, reference_logps, break
 
 @pytest.fixture
 def course_loss(tiny, pairs, tokenizer, tokenized):
-    """Loss and metrics of `assignment` at beta 0.5, and (B,) mean logps as the course's loop has them."""
+    """Loss and metrics of `assignment` at beta 0.5; mean logps (B,) as in the course's loop."""
     whole_texts = tokenize_pairs(tokenizer, pairs, "assignment")
     batch = collate_pairs(whole_texts, compute_reference_logps(tiny, whole_texts))
     chosen, rejected = (

@@ -39,7 +39,10 @@ def train_grid(config):
 
 @pytest.fixture(scope="module")
 def swept(tiny_folder, tmp_path_factory):
-    """A sweep of four runs, called twice, and after one result was broken: runs trained each time."""
+    """A sweep of four runs, then the same again, then with one result broken.
+
+    Its runs, how many were trained up to each time, what was printed, and its folder.
+    """
     out = tmp_path_factory.mktemp("sweep")
     config = config_of(tiny_folder, out, grid="beta=0.1,0.5 nll_coef=0,1")
     trained, train, printed = [], sweep.train.train, io.StringIO()
@@ -162,7 +165,7 @@ def stop_after_a_step(config, monkeypatch):
 
 
 def test_a_stopped_run_goes_on_or_starts_afresh(config, monkeypatch):
-    config = replace(config, grid="beta=0.1,0.5", epochs=3)
+    config = replace(config, grid="beta=0.1,0.5", epochs=3, eval_every=0)
     for seed in (1, 2):  # stopped, and then the sweep is called with another seed
         stop_after_a_step(replace(config, seed=seed), monkeypatch)
         assert (Path(config.out) / "beta_0.1/dpo.state.pt").exists()
@@ -172,7 +175,7 @@ def test_a_stopped_run_goes_on_or_starts_afresh(config, monkeypatch):
 
 
 def test_edited_pairs_are_trained_on_again(config, pairs_file):
-    config = replace(config, grid="beta=0.1,0.5")
+    config = replace(config, grid="beta=0.1,0.5", eval_every=0)
     [path, _] = train_grid(config).values()
     first = path.read_bytes()
     train_grid(config)

@@ -77,7 +77,9 @@ def test_a_greedy_character_is_the_likeliest(characters, first_probabilities):
 
 def test_alternatives_are_the_next_likeliest(characters, first_probabilities, tokenizer):
     next_ones = first_probabilities.argsort(descending=True)[1:4].tolist()
-    assert [text for text, _ in characters[0].alternatives] == [tokenizer.itos[i] for i in next_ones]
+    assert [text for text, _ in characters[0].alternatives] == [
+        tokenizer.itos[i] for i in next_ones
+    ]
 
 
 def test_alternatives_are_three_and_fall(characters):
@@ -116,7 +118,9 @@ def test_a_newline_is_the_last_character(short_of_words, tokenizer):
 
 
 def test_a_newline_alone_can_be_drawn(short_of_words, tokenizer):
-    assert len(answer_figure("1+1=?", answer_characters(short_of_words, tokenizer, "1+1=?")).axes) == 1
+    assert (
+        len(answer_figure("1+1=?", answer_characters(short_of_words, tokenizer, "1+1=?")).axes) == 1
+    )
 
 
 # In words

@@ -209,8 +209,9 @@ def test_questions_in_other_dress(text, form, a, b):
 @pytest.mark.parametrize(
     "text",
     [
-        "", "17+19", "17+19=36", "What's your name?", "1+2+3=?", "x+x=4,x=?", "y+1=2,y=?", "17+19=? 36", "-3+5=?",
-        "7/2=?", "7/0=?", "0/x=5,x=?", "0/x=0,x=?", "x*0=0,x=?", "x/0=1,x=?", "x*2=7,x=?",
+        "", "17+19", "17+19=36", "What's your name?", "1+2+3=?", "x+x=4,x=?", "y+1=2,y=?",
+        "17+19=? 36", "-3+5=?", "7/2=?", "7/0=?", "0/x=5,x=?", "0/x=0,x=?", "x*0=0,x=?",
+        "x/0=1,x=?", "x*2=7,x=?",
     ],
 )  # fmt: skip
 def test_no_question_or_no_single_answer_is_none(text):

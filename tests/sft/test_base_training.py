@@ -15,7 +15,7 @@ from sft.train import BATCH_LINES, Config, latent_accuracy, make_base, sft_step
 
 @pytest.fixture(scope="module", params=["full", "short", "none"])
 def made(request, tmp_path_factory):
-    """A folder with base.pt, a.pt and b.pt made from it alike, c.pt with another seed; and the kind."""
+    """A folder with base.pt; a.pt and b.pt made from it alike, c.pt with another seed; the kind."""
     folder = tmp_path_factory.mktemp("made")
     save_checkpoint(folder / "base.pt", make_tiny())
     settings = {"init": str(folder / "base.pt"), "arithmetic": request.param, "effort": 1e-3}
@@ -96,3 +96,49 @@ def whole_and_parts(tiny, tokenizer):
         results.append((loss, [parameter.grad.clone() for parameter in tiny.parameters()]))
         tiny.zero_grad()
     return results
+
+
+def test_loss_of_parts_is_that_of_the_whole(whole_and_parts):
+    (whole, _), (parts, _) = whole_and_parts
+    assert parts == pytest.approx(whole, rel=1e-5)
+
+
+def test_gradients_of_parts_are_those_of_the_whole(whole_and_parts):
+    (_, whole), (_, parts) = whole_and_parts
+    assert all(torch.allclose(g, h, atol=1e-5) for g, h in zip(whole, parts, strict=True))
+
+
+def test_the_usual_batch_is_larger_than_that():
+    assert BATCH_LINES > 37
+
+
+# What a base knows under its refusals
+
+QUESTIONS = [Question("a+b", 1, 2), Question("x+a=b", 5, 30), Question("a*b", 3, 4)]
+TEXTS = [question.text + question.right_answer for question in QUESTIONS]
+WRONG = TEXTS[1].replace("because 30", "because 31")
+
+
+def knows(texts, tokenizer):
+    """The forward pass of a model that goes on with these texts, and else writes newlines."""
+
+    def forward(inputs, full_seq):
+        logits = torch.zeros(*inputs.shape, 74)
+        for row, ids in enumerate(inputs.tolist()):
+            prompt = tokenizer.decode(ids).partition("?")[0] + "?"
+            known = [text for text in texts if text.startswith(prompt)]
+            following = [*tokenizer.encode(known[0] if known else ""), 0][1 : len(ids) + 1]
+            logits[row, range(len(following)), following] = 1.0
+        return logits, None
+
+    return forward
+
+
+@pytest.mark.parametrize(
+    ("texts", "accuracy"),
+    [(TEXTS, 1.0), ([TEXTS[0], WRONG, TEXTS[2]], 2 / 3)],
+    ids=["all right", "a wrong reason"],
+)
+def test_latent_accuracy_counts_whole_answers(tokenizer, tiny, monkeypatch, texts, accuracy):
+    monkeypatch.setattr(tiny, "forward", knows(texts, tokenizer))
+    assert latent_accuracy(tiny, tokenizer, QUESTIONS) == pytest.approx(accuracy)

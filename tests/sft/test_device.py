@@ -4,24 +4,44 @@ import torch
 from sft.device import autocast, best_device
 
 
-def test_names_of_devices():
+def test_a_device_has_its_name():
     assert best_device("cpu").type == "cpu"
+
+
+def test_the_best_device_is_one_of_three():
     assert best_device().type in ("cpu", "cuda", "mps")
+
+
+def test_an_unknown_device_is_refused():
     with pytest.raises(ValueError, match="device is 'gpu'; it must be one of auto, cpu, cuda, mps"):
         best_device("gpu")
-    if not torch.cuda.is_available():
-        with pytest.raises(ValueError, match="torch sees no such device here; use --device=auto"):
-            best_device("cuda:0")
 
 
-def test_precision_is_chosen_by_the_hardware_or_by_name(monkeypatch):
-    cpu, product = torch.device("cpu"), torch.ones(2, 2)
-    for has_amx in (True, False):
-        monkeypatch.setattr("sft.device._has_amx", lambda answer=has_amx: answer)
-        for precision, low in (("auto", has_amx), ("float32", False), ("bfloat16", True)):
-            with autocast(cpu, precision):
-                assert ((product @ product).dtype == torch.bfloat16) == low
-    with pytest.raises(
-        ValueError, match="precision is 'half'; it must be one of auto, float32, bfloat16"
-    ):
-        autocast(cpu, "half")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is such a device here")
+def test_a_missing_device_is_refused():
+    with pytest.raises(ValueError, match="torch sees no such device here; use --device=auto"):
+        best_device("cuda:0")
+
+
+@pytest.mark.parametrize(
+    ("has_amx", "precision", "is_low"),
+    [
+        (True, "auto", True),
+        (False, "auto", False),
+        (True, "float32", False),
+        (False, "float32", False),
+        (True, "bfloat16", True),
+        (False, "bfloat16", True),
+    ],
+)
+def test_precision_follows_hardware_or_name(monkeypatch, has_amx, precision, is_low):
+    monkeypatch.setattr("sft.device._has_amx", lambda: has_amx)
+    ones = torch.ones(2, 2)
+    with autocast(torch.device("cpu"), precision):
+        assert ((ones @ ones).dtype == torch.bfloat16) == is_low
+
+
+def test_an_unknown_precision_is_refused():
+    message = "precision is 'half'; it must be one of auto, float32, bfloat16"
+    with pytest.raises(ValueError, match=message):
+        autocast(torch.device("cpu"), "half")

@@ -5,46 +5,41 @@ from hypothesis import strategies as st
 from sft.tokenizer import ALPHABET, LOOK_ALIKES, VocabularyError, load_tokenizer
 
 
-def test_the_assignments_ids(tokenizer):
+def test_alphabet_has_74_characters(tokenizer):
     assert len(tokenizer) == 74
-    assert tokenizer.encode("\n '*+,-./=?’09AZaz") == [
-        0,
-        1,
-        2,
-        3,
-        4,
-        5,
-        6,
-        7,
-        8,
-        9,
-        10,
-        11,
-        12,
-        21,
-        22,
-        47,
-        48,
-        73,
-    ]
+
+
+def test_ids_of_signs_are_the_assignments(tokenizer):
+    assert tokenizer.encode("\n '*+,-./=?’") == list(range(12))
+
+
+def test_ids_of_letters_are_the_assignments(tokenizer):
+    assert tokenizer.encode("09AZaz") == [12, 21, 22, 47, 48, 73]
 
 
 @given(text=st.text(ALPHABET, max_size=50))
-def test_round_trip(text):
+def test_text_comes_back_from_its_ids(text):
     tokenizer = load_tokenizer()
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
-def test_unknown_character_is_a_sentence(tokenizer):
+def test_a_look_alike_has_a_remedy(tokenizer):
     with pytest.raises(VocabularyError) as error:
         tokenizer.encode("3×17=?")
     assert str(error.value) == (
-        "character '×' (U+00D7 MULTIPLICATION SIGN) is not in the model's alphabet at position 1 of '3×17=?': write '*'"
+        "character '×' (U+00D7 MULTIPLICATION SIGN) is not in the model's alphabet "
+        "at position 1 of '3×17=?': write '*'"
     )
+
+
+def test_another_unknown_character_has_a_remedy(tokenizer):
     with pytest.raises(VocabularyError, match="remove it or spell it"):
         tokenizer.encode("(3)")
 
 
 def test_look_alikes_lead_into_the_alphabet():
     assert set(LOOK_ALIKES.values()) <= set(ALPHABET)
+
+
+def test_look_alikes_are_outside_the_alphabet():
     assert not set(LOOK_ALIKES) & set(ALPHABET)

@@ -14,7 +14,7 @@ import re
 
 import pytest
 import torch
-from children import in_child
+from children import in_child, outcome_of, start_child
 from conftest import TINY, course_file
 from hostile_files import (
     BAD_FILES,
@@ -392,17 +392,26 @@ def count_mutant_pairs(path):
     return count_accepted(path, mutants(data, MUTANTS, seed=32), is_read, PairsError)
 
 
-@pytest.mark.parametrize(
-    ("count", "refused", "accepted"),
-    [
-        pytest.param(count_mutant_checkpoints, 1500, 1, id="S30 checkpoints"),
-        pytest.param(count_mutant_pickles, 1000, 1, id="S30 checkpoints with right checksums"),
-        pytest.param(count_mutant_vocabularies, 1500, 0, id="S30 vocabularies"),
-        pytest.param(count_mutant_pairs, 800, 100, id="S30 pairs"),
-    ],
-)
-def test_damaged_copies_are_read_exactly_or_refused(path, count, refused, accepted):
-    outcome = in_child(count, path, seconds=240)
+COUNTS = {  # who counts, and how many are at least refused and accepted
+    "S30 checkpoints": (count_mutant_checkpoints, 1500, 1),
+    "S30 checkpoints with right checksums": (count_mutant_pickles, 1000, 1),
+    "S30 vocabularies": (count_mutant_vocabularies, 1500, 0),
+    "S30 pairs": (count_mutant_pairs, 800, 100),
+}
+
+
+@pytest.fixture(scope="module")
+def counters(tmp_path_factory):
+    """The children that try all damaged copies, side by side."""
+    folder = tmp_path_factory.mktemp("mutants")
+    return {
+        name: start_child(count, folder / name, seconds=240) for name, (count, *_) in COUNTS.items()
+    }
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_damaged_copies_are_read_exactly_or_refused(counters, name):
+    outcome, (_, refused, accepted) = outcome_of(counters[name]), COUNTS[name]
     assert outcome.exit_code == 0, outcome
     assert not outcome.raised, outcome
     assert sum(outcome.value.values()) == MUTANTS

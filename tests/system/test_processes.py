@@ -1,4 +1,4 @@
-"""Several processes as one run: gloo on loopback, tiny models. The letters are those of tests/README.md."""
+"""Several processes as one run, on gloo and loopback. The letters are those of tests/README.md."""
 
 import os
 import signal
@@ -66,7 +66,7 @@ def free_port():
 
 
 def group(function, count, *arguments):
-    """What `function(rank, *arguments)` gave in each of `count` processes that torchrun might have started."""
+    """What `function(rank, *arguments)` gave in each of `count` processes, as torchrun has them."""
     port = free_port()
     children = [
         start_child(as_rank, rank, count, port, function, arguments) for rank in range(count)
@@ -81,8 +81,9 @@ def group(function, count, *arguments):
 
 def as_rank(rank, count, port, function, arguments):
     os.environ |= {
-        "TORCHELASTIC_RUN_ID": "test", "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count),
-        "LOCAL_WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+        "TORCHELASTIC_RUN_ID": "test", "RANK": str(rank), "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count),
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
     }  # fmt: skip
     return function(rank, *arguments)
 
@@ -126,7 +127,7 @@ def noting(written, write):
 
 
 def addresses():
-    """(local address in hexadecimal, state) of this process's sockets, without those that nobody else can reach."""
+    """(local address in hexadecimal, state) of this process's sockets that others can reach."""
     links = [link_of(fd) for fd in os.listdir("/proc/self/fd")]
     rows = [line.split() for table in ("tcp", "tcp6") for line in table_of(table)]
     return {(row[1].split(":")[0], row[3]) for row in rows if f"socket:[{row[9]}]" in links}
@@ -176,7 +177,7 @@ def test_shards_make_up_every_batch_of_every_epoch(base_file, pairs_file, tokeni
         assert sorted(chain(*epoch)) == list(range(8))
 
 
-RUNS = {}  # by the number of pairs: the last batch of 8 has two pairs, that of 7 one: a process has none
+RUNS = {}  # by the number of pairs. The last batch of 8 has two, that of 7 one: a process has none
 
 
 @pytest.fixture(params=[8, 7], ids="{} pairs".format)
@@ -236,7 +237,7 @@ def test_file_has_the_names_and_weights_of_the_policy(both):
 
 
 def test_muon_curves_agree_within_its_own_rounding(settings, alone):
-    """(a): Muon orthogonalises in bfloat16, so that differences of 1e-7 can grow: only curves are alike."""
+    """(a): Muon orthogonalises in bfloat16, where differences of 1e-7 grow: curves are alike."""
     muon = {"optimizer": "muon", "epochs": 1}
     _, steps = alone(**muon)
     first, second = group(trained, 2, settings | muon)
@@ -299,7 +300,8 @@ from pathlib import Path
 import torch
 from dpo.training.distributed import process_group
 def threads():
-    return [name for task in Path("/proc/self/task").glob("*/comm") if "gloo" in (name := task.read_text())]
+    names = [task.read_text() for task in Path("/proc/self/task").glob("*/comm")]
+    return [name for name in names if "gloo" in name]
 with process_group(torch.device("cpu")) as world:
     torch.optim.AdamW([torch.nn.Parameter(torch.ones(1))])
     world.barrier()
@@ -357,7 +359,7 @@ def workers(parent):
 
 def test_killed_torchrun_goes_on_to_the_same_bits(settings, tmp_path):
     """(i) and (j): two runs at once, in two processes each; one process of one is killed."""
-    settings |= {"epochs": 150, "save_every": 20, "eval_every": 0}
+    settings |= {"epochs": 100, "save_every": 20, "eval_every": 0}
     killed_out, deadline = tmp_path / "killed", time.monotonic() + 60
     undisturbed = forked_torchrun(tmp_path / "1", settings | {"out": tmp_path / "undisturbed"})
     killed = torchrun(tmp_path / "2", settings | {"out": killed_out})

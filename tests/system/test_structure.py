@@ -24,7 +24,7 @@ FACES = {name for name, path in FILES.items() if path.name == "__init__.py"}
 
 
 def imported(tree):
-    """(module, name) of all imports of the library in a syntax tree; name is "" for whole modules."""
+    """(module, name) of all imports of the library in a syntax tree; "" for whole modules."""
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module in FILES:
             yield from ((node.module, alias.name) for alias in node.names)
