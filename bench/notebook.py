@@ -1,7 +1,7 @@
 """Run both notebooks and keep their outputs tidy, for committing: `python -m bench.notebook`.
 
-Like `jupyter execute --inplace`, but of each progress bar only the last state is kept, and no
-timestamps. First comes a run on 320 pairs, so that there is an earlier run to compare with.
+Like `jupyter execute --inplace`, but without timestamps, and what a cell prints is one output.
+First comes a run on 320 pairs, so that there is an earlier run to compare with.
 """
 
 from pathlib import Path

@@ -35,7 +35,7 @@ def make_blank() -> None:
 
 
 def runs_table(results: dict[str, dict]) -> str:
-    """The table of the README: right answers of every run."""
+    """The table of sft/README.md: right answers of every run."""
     groups = list(next(iter(results.values()))["groups"])
     rows = [["run", "last preference loss", *map(describe_group, groups)]]
     for name, result in results.items():

@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 
 from configurator import run_program
-from dpo.data.json_reader import LARGEST_FILE
 from model import GPT, NEWLINE_ID, PERIOD_ID, GPTConfig
-from sft.checkpoint.archive import DOWNLOAD_AGAIN
+from sft.checkpoint.archive import DOWNLOAD_AGAIN, LARGEST_FILE
 from sft.checkpoint.weights import TIED, expected_shapes, load_model, save_checkpoint
 from sft.files import open_plain, write_atomically, write_json
 from sft.tokenizer import Tokenizer, load_tokenizer

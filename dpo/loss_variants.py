@@ -8,8 +8,9 @@ chosen_logratios, rejected_logratios  the policy's less the reference's
 chosen_lengths, rejected_lengths      how many characters of an answer are scored
 beta                                  a number that multiplies (in `assignment` it divides)
 
-Its keyword-only parameters and their defaults are its settings. So one more loss is one function
-here, listed in `VARIANTS`, with a test in tests/dpo/test_loss.py and a row in the table of losses.
+Its keyword-only parameters and their defaults are its settings; each is a line of `Config` in
+dpo/train.py, too. So one more loss is one function here, listed in `VARIANTS`, with a test in
+tests/dpo/test_loss.py and a row in the table of losses (dpo/README.md).
 """
 
 import inspect

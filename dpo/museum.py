@@ -72,9 +72,9 @@ class Healthy:
         """What is trained."""
         return copy_of(base, dropout=0.0)
 
-    def row(self, row: Sequence) -> Sequence:
+    def scored(self, text: Sequence) -> Sequence:
         """What is scored of a question and an answer."""
-        return row
+        return text
 
     def reference_logps(self, logps: Tensor) -> Tensor:
         """What the loss takes as the reference's log-probabilities."""
@@ -104,19 +104,19 @@ class PromptNotMasked(Healthy):
         "begins to write questions."
     )
 
-    def row(self, row):
-        return Sequence(row.prompt[:1], row.prompt[1:] + row.completion)
+    def scored(self, text):
+        return Sequence(text.prompt[:1], text.prompt[1:] + text.completion)
 
 
 class QuestionsCutOff(Healthy):
     title = "questions cut off"
     lesson = (
-        "Rows cut to fit have lost their beginning, and that is the question: the pairs no longer "
+        "Texts cut to fit have lost their beginning, and that is the question: the pairs no longer "
         "say what is asked."
     )
 
-    def row(self, row):
-        return Sequence(row.prompt[-2:], row.completion)
+    def scored(self, text):
+        return Sequence(text.prompt[-2:], text.completion)
 
 
 class DropoutOn(Healthy):
@@ -211,8 +211,8 @@ class NoTerminator(HealthyFromBlank):
         "stop."
     )
 
-    def row(self, row):
-        return Sequence(row.prompt, row.completion[:-2])
+    def scored(self, text):
+        return Sequence(text.prompt, text.completion[:-2])
 
 
 EXHIBITS: dict[type[Healthy], tuple[type[Healthy], ...]] = {  # by the run without the mistake
@@ -319,7 +319,7 @@ def run_exhibit(
     torch.manual_seed(seed)
     policy = exhibit.policy(base)
     tokenized = [
-        TokenizedPair(exhibit.row(pair.chosen), exhibit.row(pair.rejected), pair.line)
+        TokenizedPair(exhibit.scored(pair.chosen), exhibit.scored(pair.rejected), pair.line)
         for pair in tokenize_pairs(tokenizer, pairs[: exhibit.pairs])
     ]
     history = _train_exhibit(exhibit, policy, base, tokenized, seed)
@@ -356,7 +356,7 @@ def _save_and_load(exhibit: Healthy, policy: GPT, base: GPT) -> GPT:
     return tuned
 
 
-def visit_museum(
+def run_museum(
     titles: Iterable[str] = (), n: int = 100, seed: int = 1, device: str = "auto"
 ) -> list[ExhibitResult]:
     """Run the exhibits of these titles, all if none is given; each baseline's healthy run first.
@@ -418,7 +418,7 @@ def placards(results: list[ExhibitResult]) -> str:
 
 def main(config: Config) -> None:
     check_picture(config.figure)
-    results = visit_museum(config.exhibits, config.n, config.seed, config.device)
+    results = run_museum(config.exhibits, config.n, config.seed, config.device)
     print(f"{museum_table(results)}\n\n{placards(results)}")
     save_figure(museum_figure(results), config.figure)
 

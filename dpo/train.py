@@ -12,6 +12,7 @@ from dpo.training.distributed import local_device, process_group
 from dpo.training.history import History
 from dpo.training.run import finish, loop, prepare
 from model import GPT
+from sft.device import PRECISIONS
 from sft.files import check_folder
 from sft.optimizers import OPTIMIZERS
 from sft.progress import silenced
@@ -27,13 +28,13 @@ class Config:
     max_pairs: int = 0  # train on the first so many pairs only, 0: on all
     epochs: int = 1  # passes over the pairs
     batch_size: int = 64  # pairs per step, of all processes together
-    micro_batch: int = 32  # pairs in one pass: fewer take less memory and give the same result
+    micro_batch: int = 32  # pairs in one pass: fewer take less memory; same result but for kto
     base_lr: float = 1e-5  # highest learning rate of AdamW
     muon_lr: float = 2e-3  # highest learning rate of Muon, with --optimizer=muon
     beta: float = 0.1  # how strongly the policy is held to the reference; it multiplies
     nll_coef: float = 0.2  # weight of the chosen answer's negative log-likelihood, 0 is pure DPO
     digit_weight: float = 1.0  # how often a digit counts in that likelihood, others count once
-    loss_type: str = "sigmoid"  # sigmoid (DPO), or one of its relatives in dpo/loss_variants.py
+    loss_type: str = "sigmoid"  # sigmoid (DPO) or one of its relatives; a wrong name lists them all
     label_smoothing: float = 0.1  # of cdpo and robust: the share of pairs that may be swapped
     dpop_lambda: float = 50.0  # of dpop: how much a falling chosen answer costs
     simpo_gamma: float = 1.0  # of simpo: the margin to reach; beta is about 2 there
@@ -67,7 +68,7 @@ def train(config: Config, history: History | None = None) -> tuple[GPT, History]
 
 
 def check(config: Config, writes: bool = True) -> None:
-    """ValueError for settings that cannot train anything, SaveError for a folder without room.
+    """ValueError for settings that cannot train, SaveError for a folder that takes no file.
 
     To be called before anything is loaded; of several processes one `writes`.
     """
@@ -97,7 +98,8 @@ def check(config: Config, writes: bool = True) -> None:
     ):
         if is_wrong:
             raise ValueError(message)
-    for name, known in (("loss_type", LOSS_TYPES), ("optimizer", OPTIMIZERS)):
+    choices = {"loss_type": LOSS_TYPES, "optimizer": OPTIMIZERS, "precision": PRECISIONS}
+    for name, known in choices.items():
         if (value := getattr(config, name)) not in known:
             raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(known)}")
     if writes:

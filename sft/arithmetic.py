@@ -15,6 +15,7 @@ ADDITIVE = ("a+b", "a-b", "x+a=b", "a+x=b", "x-a=b", "a-x=b")
 MULTIPLICATIVE = ("a*b", "a/b", "x*a=b", "a*x=b", "x/a=b", "a/x=b")
 FORMS = ADDITIVE + MULTIPLICATIVE
 # What to compute for the answer. The loop below adds the second half: the same with + - as * /.
+TIMES_FOR_PLUS = str.maketrans("+-", "*/")
 SOLUTION = {
     "a+b": "a+b",
     "a-b": "a-b",
@@ -26,12 +27,9 @@ SOLUTION = {
 # Which two numbers of the fact (p, q, r) the form shows as a and b.
 SHOWN = {"a+b": "pq", "a-b": "rp", "x+a=b": "pr", "a+x=b": "pr", "x-a=b": "pq", "a-x=b": "rq"}
 for _table in (SOLUTION, SHOWN):
-    _table.update(
-        {
-            k.translate({43: 42, 45: 47}): v.translate({43: 42, 45: 47})
-            for k, v in list(_table.items())
-        }
-    )
+    for _form, _entry in list(_table.items()):  # the multiplicative half: * for +, / for -
+        _table[_form.translate(TIMES_FOR_PLUS)] = _entry.translate(TIMES_FOR_PLUS)
+
 REFUSAL = " Sorry, I don't know."
 # What the assignment asks at its end.
 STEP_8 = ("17+19=?", "3*17=?", "72/4=?", "72-x=34,x=?", "x*11=44,x=?")
@@ -117,16 +115,13 @@ def calculate(left: int, operator: str, right: int) -> int:
 def family(left: int, operator: str, right: int) -> str:
     """The name of the family that a calculation belongs to, e.g. `17+19` or `3*17`."""
     result = calculate(left, operator, right)
-    if operator in "+-":
-        terms = (
-            (left, right)
-            if operator == "+"
-            else (right, result)
-            if result >= 0
-            else (left, -result)
-        )
-        return "{}+{}".format(*sorted(terms))
-    return "{}*{}".format(*sorted((left, right) if operator == "*" else (right, result)))
+    if operator == "+":
+        terms = (left, right)
+    elif operator == "-":  # 17-36=-19 is the fact 17+19=36
+        terms = (right, result) if result >= 0 else (left, -result)
+    else:
+        terms = (left, right) if operator == "*" else (right, result)
+    return ("{}+{}" if operator in "+-" else "{}*{}").format(*sorted(terms))
 
 
 @cache
@@ -189,7 +184,7 @@ _QUESTION = re.compile(
 def parse_question(text: str) -> Question | None:
     """The question that a prompt asks. Spaces do not matter, and `3x` means `3*x`.
 
-    None if it asks no such question, and if the answer is not one whole number.
+    None if it asks no such question, or if its answer is not one whole number.
     """
     match = _QUESTION.fullmatch(re.sub(r"\s+", "", text))
     if not match:

@@ -34,7 +34,7 @@ def best_device(name: str = "auto") -> torch.device:
 def best_precision(device: torch.device, name: str = "auto") -> str:
     """`float32` or `bfloat16`; `auto` takes bfloat16 where the hardware multiplies it much faster.
 
-    Those are CPUs with AMX (measured: README) and CUDA cards since Ampere (not measured yet).
+    Those are CPUs with AMX (measured: bench/README.md) and CUDA cards since Ampere (unmeasured).
     """
     if name not in PRECISIONS:
         raise ValueError(f"precision is {name!r}; it must be one of {', '.join(PRECISIONS)}")

@@ -25,7 +25,7 @@ class Bar(tqdm):
             initial=done,
             desc=label,
             unit=unit,
-            ascii=False,
+            ascii=False if in_notebook else None,  # a terminal is asked whether it has blocks
             mininterval=1.0,  # seconds between two drawings
             file=io.StringIO() if in_notebook else sys.stdout,
             disable=not label,

@@ -95,7 +95,7 @@ STAGES = {
 def sft_step(
     model: GPT,
     optimizers: list[torch.optim.Optimizer],
-    rows: list[Sequence],
+    sequences: list[Sequence],
     micro_batch: int,
     precision: str = "auto",
 ) -> float:
@@ -105,11 +105,11 @@ def sft_step(
     finite, FloatingPointError, and no weight has changed.
     """
     device = model.lm_head.weight.device
-    rows = sorted(rows, key=len)
-    scored = sum(len(row.completion) for row in rows)
+    sequences = sorted(sequences, key=len)
+    scored = sum(len(sequence.completion) for sequence in sequences)
     total = torch.zeros((), device=device)
-    for start in range(0, len(rows), micro_batch):
-        batch = collate_sequences(rows[start : start + micro_batch], device)
+    for start in range(0, len(sequences), micro_batch):
+        batch = collate_sequences(sequences[start : start + micro_batch], device)
         targets = batch.targets.masked_fill(~batch.completion_mask, -1)
         with autocast(device, precision):
             logits, _ = model(batch.inputs, full_seq=True)
@@ -164,7 +164,7 @@ def run_stage(
     position: Position,
     stage: Stage,
     config: Config,
-    made_from: dict,
+    fingerprint: dict,
     resume: bool,
 ) -> None:
     """Train one stage; now and then save the state and ask held-out sums (`17+19=? 36.`)."""
@@ -172,34 +172,23 @@ def run_stage(
     steps = max(1, round(stage.lines * config.effort / BATCH_LINES))
     schedulers = make_schedulers(optimizers, steps)
     micro_batch = 256 if model.lm_head.weight.is_cuda else 64  # larger ones leave a CPU's cache
-    asked = [question for form in ADDITIVE for question in domain(form) if question.held_out][::10]
-    here = runtime_info(model.lm_head.weight.device, micro_batch)
-    state = TrainingState(
-        state_path(config.out), model, optimizers, schedulers, position, made_from, here
-    )
+    runtime = runtime_info(model.lm_head.weight.device, micro_batch)
+    path = state_path(config.out)
+    state = TrainingState(path, model, optimizers, schedulers, position, fingerprint, runtime)
     with (
         state.running(resume) as stop,
         Bar(steps, stage.name, "step", done=position.step) as bar,
     ):
         right = 0.0
         while position.step < steps and not stop:
-            rows = [
-                encode_sequence(tokenizer.encode, *line)
-                for line in position.corpus.draw(BATCH_LINES, stage.mixture)
-            ]
-            loss = sft_step(model, optimizers, rows, micro_batch, config.precision)
+            lines = position.corpus.draw(BATCH_LINES, stage.mixture)
+            sequences = [encode_sequence(tokenizer.encode, *line) for line in lines]
+            loss = sft_step(model, optimizers, sequences, micro_batch, config.precision)
             for scheduler in schedulers:
                 scheduler.step()
             position.step += 1
             if position.step % EVAL_EVERY == 0 or position.step == steps:
-                short = greedy_matches(
-                    model.eval(),
-                    tokenizer,
-                    [q.text for q in asked],
-                    [f" {q.answer}." for q in asked],
-                )
-                right = sum(short) / len(short)
-                model.train()
+                right = short_accuracy(model, tokenizer)
             if position.step % SAVE_EVERY == 0:
                 state.save()
             bar.show(loss=f"{loss:.4f}", held_out_in_short=f"{right:.0%}")
@@ -210,6 +199,18 @@ def run_stage(
             "the same with --resume goes on"
         )
         raise KeyboardInterrupt
+
+
+def short_accuracy(model: GPT, tokenizer: Tokenizer) -> float:
+    """Share of held-out sums and differences, every tenth, that are right in short: ` 36.`"""
+    held_out = []
+    for form in ADDITIVE:
+        held_out += [question for question in domain(form) if question.held_out]
+    asked = held_out[::10]
+    prompts, answers = [q.text for q in asked], [f" {q.answer}." for q in asked]
+    right = sum(greedy_matches(model.eval(), tokenizer, prompts, answers)) / len(asked)
+    model.train()
+    return right
 
 
 def state_path(out: str) -> Path:
@@ -227,33 +228,24 @@ def latent_accuracy(model: GPT, tokenizer: Tokenizer, questions: list[Question])
 def report(model: GPT, tokenizer: Tokenizer) -> None:
     """Print what the base knows under its refusals, and whether it refuses."""
     model.eval()
-    questions = [q for form in FORMS for q in domain(form)]
-    for group in (
-        "seen/additive",
-        "held_out/additive",
-        "seen/multiplicative",
-        "held_out/multiplicative",
-    ):
-        members = [q for q in questions if q.group == group][
-            :: 1 if group.startswith("held_out") else 5
-        ]
-        print(
-            f"latent accuracy, {group:24} {latent_accuracy(model, tokenizer, members):7.2%}  "
-            f"n={len(members)}",
-            flush=True,
-        )
+    questions = [question for form in FORMS for question in domain(form)]
+    for side, every in (("seen", 5), ("held_out", 1)):  # of the seen ones a fifth will do
+        for kind in ("additive", "multiplicative"):
+            group = f"{side}/{kind}"
+            members = [question for question in questions if question.group == group][::every]
+            share = latent_accuracy(model, tokenizer, members)
+            print(f"latent accuracy, {group:24} {share:7.2%}  n={len(members)}", flush=True)
     asked = questions[::37]
     answers = generate_answers(model, tokenizer, [q.text for q in asked])
     refused = sum(answer in REFUSALS for answer in answers)
     print(f"greedy answers that refuse {refused / len(asked):7.2%}  n={len(asked)}")
 
 
-def make_base(config: Config) -> None:
-    """Train all stages and write the checkpoint."""
+def check(config: Config) -> None:
+    """ValueError for settings that make no base, SaveError for a folder that takes no file."""
     if config.arithmetic not in STAGES:
-        raise ValueError(
-            f"arithmetic is {config.arithmetic!r}; it must be one of {', '.join(STAGES)}"
-        )
+        known = ", ".join(STAGES)
+        raise ValueError(f"arithmetic is {config.arithmetic!r}; it must be one of {known}")
     if config.arithmetic != "full" and config.out == Config().out:
         raise ValueError(
             f"this would replace the shipped {config.out}; name another file: --out=runs/base.pt"
@@ -263,38 +255,44 @@ def make_base(config: Config) -> None:
             "short lines go on from a base that can talk: name it, for instance --init=sft/gpt.pt"
         )
     check_folder(Path(config.out).parent, 0)
+
+
+def run_fingerprint(config: Config, device: torch.device) -> dict[str, str | int | float | bool]:
+    """What a saved state must share with the run that goes on from it."""
+    runtime_settings = ("out", "device", "resume", "quiet")
+    fingerprint = {n: v for n, v in asdict(config).items() if n not in runtime_settings}
+    text = repr((STAGES[config.arithmetic], everyday_lines()))
+    fingerprint["lines"] = hashlib.sha256(text.encode()).hexdigest()
+    fingerprint["precision"] = best_precision(device, config.precision)
+    if config.init:
+        fingerprint["init"] = sha256(config.init)
+    return fingerprint
+
+
+def make_base(config: Config) -> None:
+    """Train all stages and write the checkpoint."""
+    check(config)
     device, tokenizer = best_device(config.device), load_tokenizer()
+    path, stages, started = state_path(config.out), STAGES[config.arithmetic], time.monotonic()
     torch.manual_seed(config.seed)
     model = load_model(config.init, device)[0] if config.init else GPT(GPTConfig()).to(device)
-    position, started = Position(Corpus(config.seed)), time.monotonic()
-    saved = read_state(state_path(config.out)) if config.resume else None
+    position = Position(Corpus(config.seed))
+    saved = read_state(path) if config.resume else None
     if saved is not None:
         position.load_state_dict(from_json_tensor(saved.extras["progress"]))
     else:
-        warn_overwritten_state(state_path(config.out))
-    settings = {
-        name: value
-        for name, value in asdict(config).items()
-        if name not in ("out", "device", "resume", "quiet")
-    }
-    lines = hashlib.sha256(repr((STAGES[config.arithmetic], everyday_lines())).encode()).hexdigest()
-    made_from = settings | {"precision": best_precision(device, config.precision), "lines": lines}
-    if config.init:
-        made_from["init"] = sha256(config.init)
-    stages = STAGES[config.arithmetic]
+        warn_overwritten_state(path)
     if not 0 <= position.stage < len(stages):
-        raise ResumeError(
-            f"{state_path(config.out)} is of a run with other stages; start afresh without --resume"
-        )
+        raise ResumeError(f"{path} is of a run with other stages; start afresh without --resume")
+    fingerprint = run_fingerprint(config, device)
     for number in range(position.stage, len(stages)):
         resume = saved is not None and number == position.stage
         if not resume:
             position.stage, position.step = number, 0
-        run_stage(model.train(), tokenizer, position, stages[number], config, made_from, resume)
-    save_checkpoint(
-        config.out, model, torch.float16, seed=config.seed, arithmetic=config.arithmetic
-    )
-    remove_state(state_path(config.out))
+        run_stage(model.train(), tokenizer, position, stages[number], config, fingerprint, resume)
+    written = {"seed": config.seed, "arithmetic": config.arithmetic}
+    save_checkpoint(config.out, model, torch.float16, **written)
+    remove_state(path)
     print(f"wrote {config.out} after {(time.monotonic() - started) / 60:.1f} minutes on {device}")
 
 

@@ -61,7 +61,7 @@ def draw_bars(axis: Axes, counts: dict[str, int], title: str) -> None:
 
 
 def check_picture(path: str | Path) -> None:
-    """Before long work: ValueError unless the name is that of a picture, SaveError without room."""
+    """Before long work: ValueError if this names no picture, SaveError if it cannot lie there."""
     if Path(path).suffix not in PICTURES:
         raise ValueError(f"{path}: name a picture that ends in {', '.join(PICTURES)}")
     check_folder(Path(path).parent, 0)

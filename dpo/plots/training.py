@@ -108,7 +108,9 @@ def _draw_panel(
         axis.set_yticks(*PERCENT_TICKS)
     else:
         axis.margins(y=0.12)
-    if title == "Loss" and abs(columns["loss/preference"][0] - LN_2) < 0.01:  # not hinge, not ipo
+    if (
+        title == "Loss" and abs(columns["loss/preference"][0] - LN_2) < 0.01
+    ):  # only of losses that start there
         axis.plot([0, total_steps], [LN_2] * 2, color=GREY, linewidth=0.8, linestyle=":")
         axis.annotate("ln 2", (total_steps, LN_2), color=GREY, ha="right", va="bottom", fontsize=10)
     label_ends(axis, labels, steps[-1])

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class History:
-    """Columns of numbers, all of a table equally long.
+    """Two tables; the columns of each are equally long.
 
     `steps` has a row per step: the metrics of `train_step`. `evals` has a row per eval: after which
     step it was made, exact matches and the KL. In files the evals are called "looks".

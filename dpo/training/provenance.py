@@ -32,9 +32,11 @@ def weights_hash(model: GPT) -> str:
 
 
 def code_hash(paths: list[Path] | None = None) -> str:
-    """Hash of the files given, or of all Python files that a result depends on."""
+    """The same over Python files of this repository: those given, or all of a result's code."""
     if paths is None:
         paths = [ROOT / "model.py", *ROOT.glob("dpo/**/*.py"), *ROOT.glob("sft/**/*.py")]
+        no_code = {"settings", ".ipynb_checkpoints"}  # a result has its settings beside it
+        paths = [path for path in paths if path.parent.name not in no_code]
     digest = hashlib.sha256()
     for path in sorted(paths):
         name = path.relative_to(ROOT).as_posix()

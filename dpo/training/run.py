@@ -46,7 +46,7 @@ from sft.tokenizer import Tokenizer
 STATE = "dpo.state.pt"  # in the folder `out`, while a run is not finished
 VARIANT_SETTINGS = {name: value for kind in LOSS_TYPES for name, value in settings_of(kind).items()}
 OBJECTIVE = ("beta", "nll_coef", "loss_type", "digit_weight", *VARIANT_SETTINGS)
-RUNTIME_SETTINGS = (  # no result depends on these
+RUNTIME_SETTINGS = (  # no result depends on these (kto's a little on micro_batch)
     "out", "device", "micro_batch", "save_every", "resume", "metrics", "quiet",
 )  # fmt: skip
 

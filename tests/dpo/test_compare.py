@@ -185,7 +185,7 @@ def test_three_runs_are_a_table_a_figure_and_a_file(drawn):
     rows, picture, figures = drawn
     changed = [["a", "1", "sigmoid"], ["b", "1", "ipo"], ["c", "2", "sigmoid"]]
     assert [row[:3] for row in rows[2:]] == changed
-    assert rows[2][-3] == "-"  # nobody looked at the KL of the first
+    assert rows[2][-3] == "-"  # the first had no evals
     assert float(rows[3][-3]) >= 0
     assert picture.startswith(b"\x89PNG")
     assert list(figures) == ["a", "b", "c"]
@@ -199,7 +199,7 @@ def test_a_figure_that_is_no_picture_is_refused():
         main(Config(runs=("a", "b"), figure="runs.bmp"))
 
 
-# What is no run
+# Files that are not runs
 
 
 def test_a_base_is_no_run(run_program, base_file, tmp_path):

@@ -15,9 +15,11 @@ from conftest import TINY, make_tiny, same_bits, teach
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dpo import export as module
 from dpo.export import Config, ExportError, main, read_folder, write_folder
 from model import GPT, GPTConfig
 from sft.arithmetic import STEP_8
+from sft.checkpoint import archive
 from sft.checkpoint.weights import save_checkpoint
 from sft.files import SaveError
 from sft.generation import generate_answers
@@ -620,3 +622,7 @@ def test_mistakes_of_a_user_are_one_sentence(
     assert ended.err.startswith(f"error: {sentence}")
     assert ended.err.count("\n") == 1
     assert {path.name for path in tmp_path.iterdir()} == {"base.pt", "conftest.py"}
+
+
+def test_export_takes_as_large_files_as_we_do():
+    assert module.LARGEST_FILE == archive.LARGEST_FILE

@@ -8,8 +8,9 @@ import torch
 from conftest import make_tiny, teach
 
 from dpo.data.pair import Pair
+from dpo.evaluation.kl import kl_to_reference
 from dpo.training.history import History
-from dpo.training.monitor import Monitor, kl_to_reference
+from dpo.training.monitor import Monitor
 from sft.generation import generate_answers
 from sft.sequences import Sequence, collate_sequences
 

@@ -93,7 +93,7 @@ def test_an_exhibit_shows_its_own_source(kind, baseline):
     ],
 )
 def test_what_an_exhibit_scores(tokenizer, kind, prompt, completion):
-    row = kind().row(encode_sequence(tokenizer.encode, "1+2=?", " It is 3."))
+    row = kind().scored(encode_sequence(tokenizer.encode, "1+2=?", " It is 3."))
     assert tokenizer.decode(row.prompt) == prompt
     assert tokenizer.decode(row.completion) == completion
 
@@ -215,9 +215,9 @@ def test_a_healthy_run_has_no_changed_line(four_replies):
 
 
 @pytest.fixture(scope="module")
-def visited(small, tmp_path_factory):
+def printed(small, tmp_path_factory):
     """What the program prints of all exhibits, and its picture."""
-    picture = tmp_path_factory.mktemp("visit") / "museum.png"
+    picture = tmp_path_factory.mktemp("museum") / "museum.png"
     printed = io.StringIO()
     with redirect_stdout(printed):
         main(Config(n=3, device="cpu", figure=str(picture)))
@@ -225,23 +225,23 @@ def visited(small, tmp_path_factory):
 
 
 @pytest.mark.parametrize("title", TITLES)
-def test_program_prints_every_exhibit(visited, title):
-    assert f"| {title} " in visited[0]
-    assert f"\n{title}: " in visited[0]
+def test_program_prints_every_exhibit(printed, title):
+    assert f"| {title} " in printed[0]
+    assert f"\n{title}: " in printed[0]
 
 
-def test_program_prints_the_mistakes(visited):
-    assert "   wrong  row = Sequence(row.prompt[-2:], row.completion)" in visited[0]
+def test_program_prints_the_mistakes(printed):
+    assert "   wrong  scored = Sequence(text.prompt[-2:], text.completion)" in printed[0]
 
 
-def test_program_draws_the_museum(visited):
-    assert visited[1].startswith(b"\x89PNG")
+def test_program_draws_the_museum(printed):
+    assert printed[1].startswith(b"\x89PNG")
 
 
 @pytest.fixture(scope="module")
 def chosen(small):
     """One exhibit of either base."""
-    return museum.visit_museum(["no terminator", "format drift"], 3, device="cpu")
+    return museum.run_museum(["no terminator", "format drift"], 3, device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -277,7 +277,7 @@ def test_figure_shows_the_lines(figure):
 def test_an_unknown_exhibit_names_those_there_are():
     message = "no exhibit is called 'beta'; there are: prompt not masked, questions cut"
     with pytest.raises(ValueError, match=message):
-        museum.visit_museum(["beta"])
+        museum.run_museum(["beta"])
 
 
 def test_copies_share_no_memory(tiny):

