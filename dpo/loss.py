@@ -12,20 +12,25 @@ from torch.nn import functional as F
 LN_2 = math.log(2)  # nats: the loss where policy and reference score alike, as at the start
 
 
-def sequence_logps(logits: Tensor, targets: Tensor, completion_mask: Tensor) -> Tensor:
-    """log pi(y|x) of each row: the **sum** of its answer's log-probabilities, in nats, in float32.
+def sequence_logps(
+    logits: Tensor,
+    targets: Tensor,
+    completion_mask: Tensor,
+) -> Tensor:
+    """log pi(y|x) of each row: the **sum** of its answer's log-probabilities.
 
-    By the chain rule: log pi(y|x) = sum over t of log pi(y_t | x, y_<t). Eq. 7 needs this sum, not
-    a mean per character.
+    In nats, in float32. By the chain rule: log pi(y|x) = sum over t of
+    log pi(y_t | x, y_<t). Eq. 7 needs this sum, not a mean per character.
 
-    logits           (B, T, V)  a score for each of the V characters that may come next
+    logits           (B, T, V)  scores of the V characters that may come next
     targets          (B, T)     the id of the character that does come next
-    completion_mask  (B, T)     True where that character is scored, or a weight in its place
+    completion_mask  (B, T)     True where it is scored, or a weight instead
     returns          (B,)
     """
-    logps = logits.float().log_softmax(dim=-1)  # (B, T, V); bfloat16 would round the sum
-    logps = logps.gather(dim=2, index=targets[..., None]).squeeze(2)  # (B, T): the targets' own
-    return (logps * completion_mask).sum(dim=1)  # (B,): prompt and padding add 0
+    # In float32: bfloat16 would round the sum.
+    logps = logits.float().log_softmax(dim=-1)  # (B, T, V)
+    logps = logps.gather(dim=2, index=targets[..., None]).squeeze(2)  # (B, T)
+    return (logps * completion_mask).sum(dim=1)  # (B,): prompt, padding add 0
 
 
 def dpo_loss(
@@ -35,21 +40,27 @@ def dpo_loss(
     reference_rejected_logps: Tensor,
     beta: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Each pair's loss and its two implicit rewards: Eq. 7 of https://arxiv.org/abs/2305.18290.
+    """Each pair's loss and its two implicit rewards: Eq. 7 (arXiv 2305.18290).
 
         loss = -log sigmoid(beta * h)
         h = log(pi(y_w|x) / pi_ref(y_w|x)) - log(pi(y_l|x) / pi_ref(y_l|x))
 
-    y_w is the chosen answer and y_l the rejected one; pi is the policy, which learns, and pi_ref
-    the reference, a frozen copy of the model that the policy started from.
+    y_w is the chosen answer and y_l the rejected one; pi is the policy, which
+    learns, and pi_ref the reference, a frozen copy of the model that the
+    policy started from.
 
-    The four vectors are (B,), in nats, from `sequence_logps`. `beta` **multiplies**: the larger it
-    is, the closer the policy stays to the reference. Returned are losses, chosen_rewards and
-    rejected_rewards, (B,) each. The caller takes the mean of the losses; the rewards, beta times
-    the log-ratios, are there to be looked at and carry no gradient.
+    The four vectors are (B,), in nats, from `sequence_logps`. `beta`
+    **multiplies**: the larger it is, the closer the policy stays to the
+    reference. Returned are losses, chosen_rewards and rejected_rewards, (B,)
+    each. The caller takes the mean of the losses; the rewards are there to be
+    looked at and carry no gradient.
     """
-    chosen_logratios = policy_chosen_logps - reference_chosen_logps  # (B,), above 0: grew likelier
-    rejected_logratios = policy_rejected_logps - reference_rejected_logps  # (B,)
-    logits = chosen_logratios - rejected_logratios  # (B,), h; beta * h is the margin
-    losses = -F.logsigmoid(beta * logits)  # log(sigmoid(x)) would be -inf below x = -88 in float32
-    return losses, beta * chosen_logratios.detach(), beta * rejected_logratios.detach()
+    # Log-ratios (B,): above 0 where the policy finds an answer likelier.
+    chosen_logratios = policy_chosen_logps - reference_chosen_logps
+    rejected_logratios = policy_rejected_logps - reference_rejected_logps
+    logits = chosen_logratios - rejected_logratios  # (B,): h
+    # log(sigmoid(x)) would be -inf below x = -88; logsigmoid is not.
+    losses = -F.logsigmoid(beta * logits)
+    chosen_rewards = beta * chosen_logratios.detach()
+    rejected_rewards = beta * rejected_logratios.detach()
+    return losses, chosen_rewards, rejected_rewards

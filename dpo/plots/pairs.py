@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from dpo.data.profile import PairsProfile, Share
-from dpo.plots.style import BLUE, ORANGE, PERCENT_TICKS, draw_bars
+from dpo.plots.style import BLUE, ORANGE, PERCENT_TICKS
 
 SHOWN_NUMBERS = 1000  # larger ones are counted, but not drawn
 
@@ -23,10 +23,10 @@ def pairs_figure(profile: PairsProfile) -> Figure:
         layout="constrained",
     )
     plt.close(figure)
-    draw_bars(axes["forms"], profile.forms, "Pairs of each form")
+    _draw_bars(axes["forms"], profile.forms, "Pairs of each form")
     _draw_numbers(axes["operands"], profile.operands, "Questions that show each number")
     _draw_numbers(axes["answers"], profile.answers, "Questions with each answer")
-    draw_bars(axes["rejected"], profile.rejected, "Rejected answers")
+    _draw_bars(axes["rejected"], profile.rejected, "Rejected answers")
     _draw_shares(axes["shares"], profile.shares)
     return figure
 
@@ -57,4 +57,19 @@ def _draw_shares(axis: Axes, shares: dict[str, Share]) -> None:
     axis.set_xlim(0, 1.3)
     axis.set_xticks(*PERCENT_TICKS)
     axis.set_title("Coverage (a mark: the whole domain)", fontsize=11, loc="left")
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def _draw_bars(axis: Axes, counts: dict[str, int], title: str) -> None:
+    """A bar for each name, the first on top, with its number behind it."""
+    places = range(len(counts), 0, -1)
+    axis.barh(places, list(counts.values()), color=BLUE, height=0.7)
+    for y, count in zip(places, counts.values(), strict=True):
+        axis.annotate(
+            f"{count:,}", (count, y), (4, 0), textcoords="offset points", va="center", fontsize=10
+        )
+    axis.set_yticks(places, list(counts), parse_math=False)
+    axis.set_xticks([])
+    axis.set_xlim(0, 1.25 * max(1, *counts.values()))  # room for the numbers
+    axis.set_title(title, fontsize=11, loc="left")
     axis.spines[["top", "right"]].set_visible(False)

@@ -45,21 +45,6 @@ def ink_on(color: tuple) -> str:
     return "black" if 0.3 * red + 0.59 * green + 0.11 * blue > 0.5 else "white"
 
 
-def draw_bars(axis: Axes, counts: dict[str, int], title: str) -> None:
-    """A bar for each name, the first on top, with its number behind it."""
-    places = range(len(counts), 0, -1)
-    axis.barh(places, list(counts.values()), color=BLUE, height=0.7)
-    for y, count in zip(places, counts.values(), strict=True):
-        axis.annotate(
-            f"{count:,}", (count, y), (4, 0), textcoords="offset points", va="center", fontsize=10
-        )
-    axis.set_yticks(places, list(counts), parse_math=False)
-    axis.set_xticks([])
-    axis.set_xlim(0, 1.25 * max(1, *counts.values()))  # room for the numbers
-    axis.set_title(title, fontsize=11, loc="left")
-    axis.spines[["top", "right"]].set_visible(False)
-
-
 def check_picture(path: str | Path) -> None:
     """Before long work: ValueError if this names no picture, SaveError if it cannot lie there."""
     if Path(path).suffix not in PICTURES:

@@ -169,6 +169,12 @@ def test_dpo_notebook_shows_the_loss_as_it_is(notebook, function):
     assert inspect.getsource(function) in "".join(shown)
 
 
+@pytest.mark.parametrize("function", [loss.sequence_logps, loss.dpo_loss])
+def test_shown_source_is_not_wrapped(function):
+    """JupyterLab shows about 80 columns of it beside its file list, in a window of 1,280 pixels."""
+    assert max(map(len, inspect.getsource(function).splitlines())) <= 79
+
+
 def literals(notebook):
     """The settings of Step 2: name = value lines, and the dictionary `more`."""
     more = next(cell for cell in code_cells(notebook) if cell.source.startswith("more = {"))
