@@ -22,7 +22,7 @@ from sft.tokenizer import load_tokenizer
 
 FOLDER = Path("runs/rounds")
 FIRST = "dpo/dpo.pt"
-WIDE = "standard,products,negatives,sums"
+WIDE = "standard,negatives,three_digits,products"
 ROUNDS = {  # questions, their ranges, answers drawn to each
     "second round": {"n": 1200, "ranges": "standard", "samples": 8},
     "second round, wider ranges": {"n": 1200, "ranges": WIDE, "samples": 8},

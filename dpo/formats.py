@@ -12,7 +12,7 @@ from configurator import run_program
 from dpo.evaluation.replies import Reply, answer_questions
 from dpo.evaluation.tables import markdown, percent, rate
 from model import GPT
-from sft.arithmetic import FORMS, MULTIPLICATIVE, Question, domain
+from sft.arithmetic import DRESSES, FORMS, MULTIPLICATIVE, Question, pool
 from sft.checkpoint.weights import load_model
 from sft.device import best_device
 from sft.files import write_json
@@ -37,27 +37,22 @@ class Format:
     """Which questions are asked, and how they are written."""
 
     forms: tuple[str, ...] = FORMS
-    ranges: str = "standard"  # of the numbers: standard, products, negatives or sums
+    ranges: str = "standard"  # of the numbers: one of RANGES
     trivial: bool | None = None  # only with, or only without a factor 0 or 1
     write: Callable[[str], str] = str  # from the usual wording of a question to this one
-
-
-def spaced(text: str) -> str:
-    """The question with spaces around its signs."""
-    return "".join(f" {c} " if c in "+-*/=" else c for c in text)
 
 
 FORMATS = {
     "as in the pairs": Format(),
     "space after the comma: 72-x=34, x=?": Format(
-        tuple(f for f in FORMS if "x" in f), write=lambda text: text.replace(",", ", ")
+        tuple(f for f in FORMS if "x" in f), write=DRESSES["space_after_comma"]
     ),
-    "spaces around the signs: 17 + 19 = ?": Format(write=spaced),
-    "no sign for times: 3x=51,x=?": Format(("a*x=b",), write=lambda text: text.replace("*", "")),
+    "spaces around the signs: 17 + 19 = ?": Format(write=DRESSES["spaces_around_signs"]),
+    "no sign for times: 3x=51,x=?": Format(("a*x=b",), write=DRESSES["no_sign_for_times"]),
     "factors 0 and 1: 1*17=?": Format(MULTIPLICATIVE, trivial=True),
     "products above 99: 47*8=?": Format(ranges="products"),
-    "negative differences: 17-36=?": Format(ranges="negatives"),
-    "three-digit sums: 317+219=?": Format(ranges="sums"),
+    "negative differences: 17-36=?": Format(("a-b",), ranges="negatives"),
+    "three-digit sums: 317+219=?": Format(("a+b",), ranges="three_digits"),
 }
 
 
@@ -65,12 +60,12 @@ def sample_format(name: str, n: int, seed: int) -> tuple[list[Question], list[st
     """At most n different questions of one of FORMATS, and how they are written."""
     if n < 1:
         raise ValueError(f"n is {n}; at least one question a format is needed")
-    kind, pool = FORMATS[name], []
+    kind, found = FORMATS[name], []
     for form in kind.forms:
-        for question in domain(form, kind.ranges):
+        for question in pool(form, kind.ranges):
             if kind.trivial in (None, question.trivial):
-                pool.append(question)
-    questions = random.Random(f"{seed} {name}").sample(pool, min(n, len(pool)))
+                found.append(question)
+    questions = random.Random(f"{seed} {name}").sample(found, min(n, len(found)))
     return questions, [kind.write(question.text) for question in questions]
 
 
