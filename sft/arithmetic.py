@@ -31,6 +31,9 @@ MULTIPLICATIVE_SHOWN = {
 }  # fmt: skip
 NEGATIVE_SHOWN = {"a-b": "pr", "x+a=b": "rp", "a+x=b": "rp", "a-x=b": "pr"}  # the answer is -q
 
+# The side of a table where a family of each split is counted.
+SIDES = {"train": "seen", "validation": "validation", "test": "held_out"}
+
 REFUSAL = " Sorry, I don't know."
 # What the assignment asks at its end.
 STEP_8 = ("17+19=?", "3*17=?", "72/4=?", "72-x=34,x=?", "x*11=44,x=?")
@@ -96,9 +99,12 @@ class Question:
 
     @property
     def group(self) -> str:
-        """Where its accuracy is counted, e.g. `held_out/additive`."""
-        split = "held_out" if self.held_out else "seen"
-        return f"{split}/{'additive' if self.additive else 'multiplicative'}"
+        """Where its accuracy is counted, e.g. `held_out/additive`.
+
+        `held_out` are the families of the test; those of validation are counted apart.
+        """
+        kind = "additive" if self.additive else "multiplicative"
+        return f"{SIDES[self.split]}/{kind}"
 
     def answer_text(self, value: int) -> str:
         """The answer in the assignment's words, with any value.

@@ -7,13 +7,28 @@ from functools import cache
 from itertools import zip_longest
 
 from model import GPT
-from sft.arithmetic import FORMS, Question, domain
+from sft.arithmetic import FORMS, SIDES, Question, domain
 from sft.generation import MAX_NEW_TOKENS, generate_answers
 from sft.grading import grade, is_refusal
 from sft.tokenizer import Tokenizer
 
-GROUPS = ("held_out/additive", "held_out/multiplicative", "seen/additive", "seen/multiplicative")
+SPLITS = ("test", "validation")  # of the held-out families: to report, and to choose settings by
 PROBE = 64  # questions, or a few more, that are answered in full before the others get drafts
+
+
+def groups_of(split: str) -> tuple[str, ...]:
+    """The four groups that are asked: of the held-out families those of one of SPLITS; the seen.
+
+    What is chosen by validation is reported by the test, so that no figure is of questions by which
+    something was chosen.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split is {split!r}; it must be one of {', '.join(SPLITS)}")
+    sides = (SIDES[split], SIDES["train"])
+    return tuple(f"{side}/{kind}" for side in sides for kind in ("additive", "multiplicative"))
+
+
+GROUPS = groups_of("test")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +55,7 @@ def judge(question: Question, text: str) -> Reply:
 
 
 def sample_questions(group: str, n: int, seed: int) -> list[Question]:
-    """At most n different questions of one group of GROUPS; all forms alike while they last."""
+    """At most n different questions of one group; all forms alike while they last."""
     if n < 1:
         raise ValueError(f"n is {n}; at least one question a group is needed")
     rng = random.Random(f"{seed} {group}")
@@ -57,10 +72,10 @@ def _questions_in(group: str, form: str) -> tuple[Question, ...]:
     return tuple(question for question in domain(form) if question.group == group)
 
 
-def sample_domain(n: int, seed: int) -> list[Question]:
-    """At most n questions of every group."""
+def sample_domain(n: int, seed: int, split: str = "test") -> list[Question]:
+    """At most n questions of every group of that split."""
     questions = []
-    for group in GROUPS:
+    for group in groups_of(split):
         questions += sample_questions(group, n, seed)
     return questions
 
