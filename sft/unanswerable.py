@@ -44,6 +44,7 @@ MADE_UP = (
 class Kind:
     write: Callable[[random.Random], str]
     share: int  # of the unanswerable lines of the corpus, in percent; 0: kept from base and pairs
+    example: str
 
     @property
     def met(self) -> bool:
@@ -201,22 +202,22 @@ def _other_letters(rng: random.Random) -> str:
 
 # Remainders look like divisions, and only who divides can tell: they get the largest share.
 KINDS = {
-    "remainder": Kind(_remainder, 38),
-    "large_product": Kind(_large_product, 13),
-    "four_digits": Kind(_four_digits, 9),
-    "three_operands": Kind(_three_operands, 11),
-    "x_twice": Kind(_x_twice, 3),
-    "turned_round": Kind(_turned_round, 2),
-    "nothing_asked": Kind(_nothing_asked, 1),
-    "decimals": Kind(_decimals, 4),
-    "damaged": Kind(_damaged, 7),
-    "salad": Kind(_salad, 3),
-    "gibberish": Kind(_gibberish, 3),
-    "made_up_words": Kind(_made_up_words, 4),
-    "in_words": Kind(_in_words, 2),
-    "by_zero": Kind(_by_zero, 0),
-    "two_steps": Kind(_two_steps, 0),
-    "other_letters": Kind(_other_letters, 0),
+    "remainder": Kind(_remainder, 38, "52/3=?"),
+    "large_product": Kind(_large_product, 13, "47*38=?"),
+    "four_digits": Kind(_four_digits, 9, "4817+219=?"),
+    "three_operands": Kind(_three_operands, 11, "17+19-4=?"),
+    "x_twice": Kind(_x_twice, 3, "x+x=34,x=?"),
+    "turned_round": Kind(_turned_round, 2, "36=x+17,x=?"),
+    "nothing_asked": Kind(_nothing_asked, 1, "17+19=40,x=?"),
+    "decimals": Kind(_decimals, 4, "1.5+2=?"),
+    "damaged": Kind(_damaged, 7, "17+=?"),
+    "salad": Kind(_salad, 3, "=4x*?"),
+    "gibberish": Kind(_gibberish, 3, "Qwj kpl?"),
+    "made_up_words": Kind(_made_up_words, 4, "What is Blatoku?"),
+    "in_words": Kind(_in_words, 2, "What is seven plus two?"),
+    "by_zero": Kind(_by_zero, 0, "17/0=?"),
+    "two_steps": Kind(_two_steps, 0, "3*x+4=19,x=?"),
+    "other_letters": Kind(_other_letters, 0, "y+17=36,y=?"),
 }
 
 # What the kinds kept back look like: a 0 to divide by, another letter asked for, x with factor and

@@ -54,6 +54,15 @@ def test_a_kind_depends_on_the_seed_only(kind, texts):
     assert draw(kind) == texts
 
 
+def test_an_example_has_no_answer_either(kind):
+    question = parse_question(KINDS[kind].example)
+    assert question is None or (kind in TOO_LARGE and question.range is None)
+
+
+def test_an_example_looks_like_its_kind(kind):
+    assert bool(KEPT_BACK.search(KINDS[kind].example)) == (not KINDS[kind].met)
+
+
 # Single kinds
 
 
