@@ -1,9 +1,9 @@
 """What a model can answer and what it cannot, kind by kind: `python -m dpo.formats`.
 
-The kinds with an answer are what the pairs ask, the same in other words, and other numbers; most of
-them are in no pair. Those without an answer are the kinds of `sft/unanswerable.py`: there, to
-refuse is all that is right. What counts against a model is *wrong with confidence*, the share of
-all these questions that it answers, and not rightly.
+The kinds with an answer are what the pairs ask, the same otherwise written, and other numbers; most
+of them are in no pair. The others are those of `sft/unanswerable.py`: nothing of the kind was ever
+answered in the base's corpus, and a model that knows its limits refuses. What counts against it is
+*wrong with confidence*: the share of all questions that it neither answers rightly nor refuses.
 """
 
 import random

@@ -165,6 +165,9 @@ def _draw_map(axis: Axes, cells: np.ndarray, held_out: np.ndarray, shown: slice)
     axis.spines[["top", "right"]].set_visible(False)
 
 
+IN_BARS = ("right", "refused", "wrong")  # the outcomes from left to right
+
+
 def kinds_figure(summaries: dict[str, dict]) -> Figure:
     """What one or more models do with each kind of question (`dpo.formats.summarise_kinds`).
 
@@ -187,7 +190,7 @@ def kinds_figure(summaries: dict[str, dict]) -> Figure:
         title = f"{name}: wrong with confidence {share['rate']:.1%}\nn = {share['n']:,}"
         axis.set_title(title, fontsize=11, loc="left", parse_math=False)
     axes[0, 0].set_yticks(places, kinds, parse_math=False)
-    handles = [Patch(color=colors[1], label=outcome) for outcome, colors in OUTCOMES.items()]
+    handles = [Patch(color=OUTCOMES[outcome][1], label=outcome) for outcome in IN_BARS]
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=11)
     return figure
 
@@ -196,12 +199,13 @@ def _draw_kinds(axis: Axes, places: range, kinds: dict[str, dict]) -> None:
     """For every kind the shares of the outcomes, one behind the other in a bar."""
     for y, shares in zip(places, kinds.values(), strict=True):
         start = 0.0
-        for outcome in ("right", "refused", "wrong"):
+        for outcome in IN_BARS:
             width = shares[outcome]["rate"]
             axis.barh(y, width, left=start, height=0.75, color=OUTCOMES[outcome][1])
             start += width
-    axis.set_xlim(0, 1)
+    axis.set_xlim(0, 1.05)
     axis.set_xticks(*PERCENT_TICKS)
+    axis.set_ylim(0.4, len(kinds) + 0.6)
     axis.spines[["top", "right"]].set_visible(False)
 
 
