@@ -114,6 +114,6 @@ def _draft_answers(questions: list[Question], probe: list[Question], texts: list
     replies = map(judge, probe, texts)
     right = sum(reply.outcome == "right" for reply in replies)  # none of those without an answer
     if 2 * right > len(texts):
-        return [question.right_answer for question in questions]
+        return [question.right_answer if question else "" for question in questions]
     most_common, _ = Counter(texts).most_common(1)[0]
     return [most_common] * len(questions)
