@@ -135,7 +135,7 @@ def measure(name: str) -> dict:
 def curve(result: dict, points: int = 12) -> str:
     """A table of about so many evals, the last among them."""
     evals, last = result["looks"], len(result["looks"]["step"]) - 1
-    rows = [["pairs", "seconds", "held-out additive", "held-out multiplicative"]]
+    rows = [["pairs", "seconds", "validation additive", "validation multiplicative"]]
     for i in sorted({*range(0, last, -(-last // points)), last}):
         row = [f"{evals['pairs'][i]:,}", f"{evals['seconds'][i]:.0f}"]
         for kind in ("additive", "multiplicative"):

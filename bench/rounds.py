@@ -12,7 +12,7 @@ from bench.report import hardware
 from dpo import make_pairs
 from dpo.evaluation.replies import answer_questions, sample_domain, sample_questions
 from dpo.evaluation.tables import describe_group, evaluate, markdown, percent, rate
-from dpo.formats import ask_formats, outcomes
+from dpo.formats import ask_kinds, outcomes
 from dpo.pass_at_k import count_right
 from dpo.train import Config, train
 from model import GPT
@@ -22,7 +22,7 @@ from sft.tokenizer import load_tokenizer
 
 FOLDER = Path("runs/rounds")
 FIRST = "dpo/dpo.pt"
-WIDE = "standard,products,negatives,sums"
+WIDE = "standard,negatives,three_digits,products"
 ROUNDS = {  # questions, their ranges, answers drawn to each
     "second round": {"n": 1200, "ranges": "standard", "samples": 8},
     "second round, wider ranges": {"n": 1200, "ranges": WIDE, "samples": 8},
@@ -30,9 +30,9 @@ ROUNDS = {  # questions, their ranges, answers drawn to each
 GROUPS = ("held_out/additive", "held_out/multiplicative")
 ASKED, DRAWS = 100, 16  # questions a group, and answers drawn to each
 WIDER = (
-    "products above 99: 47*8=?",
-    "negative differences: 17-36=?",
-    "three-digit sums: 317+219=?",
+    "results below zero: 17-36=?",
+    "three digits: 317+219=?",
+    "two digits by one: 47*8=?",
 )
 
 
@@ -53,7 +53,7 @@ def measure(model: GPT) -> dict:
         questions = sample_questions(group, ASKED, seed=1)
         right = count_right(model, tokenizer, questions, DRAWS, seed=1, progress="drawing")
         shares[f"{describe_group(group)}, drawn"] = rate(sum(right) / DRAWS, len(questions))
-    replies = ask_formats(model, tokenizer, ASKED, seed=1)
+    replies = ask_kinds(model, tokenizer, ASKED, seed=1)
     return shares | {f"{name}, greedy": outcomes(replies[name])["right"] for name in WIDER}
 
 

@@ -18,11 +18,11 @@ from matplotlib.figure import Figure
 
 from configurator import run_program
 from dpo.evaluation.replies import Reply, answer_questions, judge
-from dpo.evaluation.tables import evaluate, percent, rate, table, wilson
+from dpo.evaluation.tables import describe_group, evaluate, percent, rate, table, wilson
 from dpo.plots.answers import atlas_figure
 from dpo.plots.style import check_picture, save_figure
 from dpo.training.provenance import ROOT, code_hash, weights_hash
-from sft.arithmetic import FORMS, Question, domain
+from sft.arithmetic import FORMS, SIDES, Question, domain
 from sft.checkpoint.weights import load_model
 from sft.device import best_device
 from sft.files import write_atomically, write_json
@@ -103,7 +103,10 @@ def outcome_map(replies: list[Reply], form: str) -> np.ndarray:
 
 
 def held_out_map(form: str) -> np.ndarray:
-    """Whether the question with operands a and b is of a held-out family, (100, 100) like above."""
+    """Whether the question with operands a and b is of a held-out family, (100, 100) like above.
+
+    Here those of validation count as well: the model has seen neither.
+    """
     cells = np.zeros((100, 100), dtype=bool)
     for question in domain(form):
         cells[question.a, question.b] = question.held_out
@@ -174,13 +177,13 @@ KINDS: dict[str, Callable[[Question], bool]] = {  # every question is of one of 
 
 
 def _describe_kind(name: str, belongs: Callable[[Question], bool], replies: list[Reply]) -> str:
-    """The rates of right answers to one kind of questions, held-out and seen families apart."""
+    """The rates of right answers to one kind of questions, for each side of the split."""
     members = [reply for reply in replies if belongs(reply.question)]
     sides = []
-    for side, held_out in (("held-out", True), ("seen", False)):
-        outcomes = [r.outcome for r in members if r.question.held_out == held_out]
+    for split in ("test", "validation", "train"):
+        outcomes = [r.outcome for r in members if r.question.split == split]
         share = rate(outcomes.count("right"), len(outcomes))
-        sides.append(f"{side} {percent(share)} of {len(outcomes):,}")
+        sides.append(f"{describe_group(SIDES[split])} {percent(share)} of {len(outcomes):,}")
     return f"{name}: {', '.join(sides)}"
 
 

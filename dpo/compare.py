@@ -42,6 +42,7 @@ class Config:
     json: str = ""  # also write all figures to this file
     n: int = 100  # questions per group
     seed: int = 1  # of the sample of questions
+    split: str = "test"  # held-out families: test, to report; validation, to choose settings by
     device: str = "auto"  # auto, cpu, cuda or mps
 
 
@@ -201,16 +202,17 @@ def named(paths: tuple[str, ...]) -> dict[str, Path]:
 
 
 def compare(
-    files: dict[str, Path], n: int, seed: int, device: str = "auto"
+    files: dict[str, Path], n: int, seed: int, device: str = "auto", split: str = "test"
 ) -> tuple[dict[str, dict], str, str]:
     """The figures of every run by its name, their table, and what changed between two runs.
 
-    Every run is asked the same n questions a group. Two runs are also asked the questions of pairs
-    that only one of them had: these are in the words, but not in the figures.
+    Every run is asked the same n questions a group, of the held-out families those of `split`. Two
+    runs are also asked the questions of pairs that only one of them had: these are in the words,
+    but not in the figures.
     """
     runs = {name: read_run(file) for name, file in files.items()}
     first, *_, last = runs.values()
-    sample = sample_domain(n, seed)
+    sample = sample_domain(n, seed, split)
     edited = edited_questions(first, last) if len(runs) == 2 else []
     questions = list(dict.fromkeys(sample + edited))
     results, replies = {}, {}
@@ -221,7 +223,7 @@ def compare(
             "settings": run.settings,
             "history": run.history.state_dict(),
             "everyday": measure_retention(model, tokenizer),
-            **evaluate(replies[name][: len(sample)]),
+            **evaluate(replies[name][: len(sample)], split),
         }
     overview = runs_table(results, changed_settings(list(runs.values())))
     if len(runs) != 2:
@@ -240,7 +242,7 @@ def edited_questions(first: Run, last: Run) -> list[Question]:
 def runs_table(results: dict[str, dict], changed: dict[str, list]) -> str:
     """A row per run: what was set otherwise, and what came of it."""
     first = next(iter(results.values()))
-    groups = [group for group in first["groups"] if group.startswith("held_out")]
+    groups = [group for group in first["groups"] if not group.startswith("seen")]
     asked = [f"{describe_group(group)}, n = {first['groups'][group]['n']:,}" for group in groups]
     talk = f"retention of small talk, n = {first['everyday']['n']}"
     rows = [["run", *changed, "pairs ranked right", *asked, "KL to the base, nats", talk]]
@@ -257,7 +259,8 @@ def runs_table(results: dict[str, dict], changed: dict[str, list]) -> str:
 def main(config: Config) -> None:
     if config.figure:
         check_picture(config.figure)
-    results, overview, changes = compare(named(config.runs), config.n, config.seed, config.device)
+    about = (config.n, config.seed, config.device, config.split)
+    results, overview, changes = compare(named(config.runs), *about)
     print(f"{overview}\n\n{changes}".rstrip())
     if config.figure:
         save_figure(runs_figure(results), config.figure)

@@ -22,6 +22,7 @@ class Config:
     checkpoint: str = "dpo/dpo.pt"  # the model to ask
     n: int = 1200  # questions per group at most, the forms alike; held-out products are fewer
     seed: int = 1  # of the sample of questions
+    split: str = "test"  # held-out families: test, to report; validation, to choose settings by
     json: str = ""  # also write all figures to this file
     ask: str = ""  # answer this one question instead
     prompts: str = ""  # answer a file of questions instead, one a line
@@ -36,8 +37,9 @@ def main(config: Config) -> None:
         for prompt, answer in zip(prompts, answers, strict=True):
             print(f"{prompt}\t{answer}")
         return
-    questions = sample_domain(config.n, config.seed)
-    result = evaluate(answer_questions(model, tokenizer, questions, progress="asking"))
+    questions = sample_domain(config.n, config.seed, config.split)
+    replies = answer_questions(model, tokenizer, questions, progress="asking")
+    result = evaluate(replies, config.split)
     print(f"{table({Path(config.checkpoint).name: result})}\n\n{forms_table(result)}")
     if config.json:
         write_json(config.json, {"checkpoint": config.checkpoint, "seed": config.seed, **result})

@@ -28,10 +28,10 @@ from sft.arithmetic import (
     RANGES,
     REFUSAL,
     Question,
-    domain,
     families_in,
     is_held_out,
     parse_question,
+    pool,
 )
 from sft.checkpoint.weights import load_model
 from sft.corpus import wrong_value
@@ -51,7 +51,7 @@ class Config:
     n: int = 3072  # how many pairs; with --from, to how many questions
     seed: int = 1  # of questions and negatives
     negatives: str = "base"  # base (its own), refusal or near_miss (wrong number); not with --from
-    ranges: str = "standard"  # which questions, by comma: standard, products, negatives, sums
+    ranges: str = "standard"  # asked, by comma: standard, negatives, three_digits, products
     base: str = "sft/gpt.pt"  # the model whose answers are the negatives
     from_: str = ""  # a model whose own right and wrong answers are the pairs
     samples: int = 8  # answers drawn to each question, with --from
@@ -67,17 +67,17 @@ def draw_questions(n: int, ranges: list[str], rng: random.Random) -> list[Questi
     None comes twice before all of its form have come once.
     """
 
-    def endless(pool: list[Question]) -> Iterator[Question]:
+    def endless(questions: list[Question]) -> Iterator[Question]:
         while True:
-            yield from rng.sample(pool, len(pool))
+            yield from rng.sample(questions, len(questions))
 
     streams = []
     for form in FORMS:
-        pool = []
+        seen = []
         for name in ranges:
-            pool += [question for question in domain(form, name) if not question.held_out]
-        if pool:  # a range has not all forms
-            streams.append(endless(pool))
+            seen += [question for question in pool(form, name) if not question.held_out]
+        if seen:  # a range has not all forms
+            streams.append(endless(seen))
     questions = [next(streams[i % len(streams)]) for i in range(n)]
     rng.shuffle(questions)
     return questions

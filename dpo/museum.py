@@ -23,7 +23,6 @@ from dpo.data.pair import Pair
 from dpo.data.pair_file import load_pairs
 from dpo.evaluation.replies import Reply, answer_questions, sample_questions
 from dpo.evaluation.tables import markdown, percent, rate
-from dpo.formats import spaced
 from dpo.plots.museum import museum_figure
 from dpo.plots.style import check_picture, save_figure
 from dpo.training.diagnosis import diagnose
@@ -31,7 +30,7 @@ from dpo.training.history import History
 from dpo.training.logps import compute_reference_logps
 from dpo.training.step import train_step
 from model import GPT, GPTConfig
-from sft.arithmetic import Question
+from sft.arithmetic import Question, spaced
 from sft.checkpoint.weights import load_model, save_checkpoint
 from sft.corpus import Corpus
 from sft.device import autocast, best_device

@@ -1,7 +1,8 @@
 """Train over a grid of settings: `python -m dpo.sweep --grid="beta=0.05,0.1,0.5 nll_coef=0,0.2,1"`.
 
-Takes every setting of `dpo.train` as well. At the end the runs are compared and drawn. A run that
-has ended is not repeated, and one that was stopped is resumed.
+Takes every setting of `dpo.train` as well. At the end the runs are compared and drawn: by
+validation, since settings are chosen here. A run that has ended is not repeated, and one that was
+stopped is resumed.
 """
 
 import itertools
@@ -121,10 +122,10 @@ def _read_axes(text: str) -> dict[str, list]:
 
 
 def compare_and_draw(
-    paths: dict[str, Path], folder: Path, n: int, device: str = "auto"
+    paths: dict[str, Path], folder: Path, n: int, device: str = "auto", split: str = "test"
 ) -> dict[str, dict]:
     """Print the table of all runs and draw them into the folder; their figures by name."""
-    results, overview, _ = compare(paths, n, seed=1, device=device)
+    results, overview, _ = compare(paths, n, seed=1, device=device, split=split)
     print(f"\n{overview}")
     save_figure(runs_figure(results), folder / "runs.png")
     write_json(folder / "runs.json", results)
@@ -135,7 +136,8 @@ def main(config: Config) -> None:
     grid, runs = read_grid(config)
     folder = Path(config.out)
     with silenced(config.quiet):
-        results = compare_and_draw(train_all(runs, folder), folder, config.n, config.device)
+        ended = train_all(runs, folder)
+        results = compare_and_draw(ended, folder, config.n, config.device, "validation")
         if len(grid) == 2:
             rows, columns = grid.values()
             # The runs are in the order of itertools.product: row by row.

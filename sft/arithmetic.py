@@ -1,39 +1,42 @@
-"""Questions, right answers, fact families and the train / held-out split.
+"""Questions, right answers, fact families and their split.
 
 A *fact* is `p + q = r` or `p * q = r`. Its *family* is everything that can be asked about it:
-17+19, 36-17, x+17=36, ... A model that saw one member has seen the fact. So a family is seen or
-held out as a whole. No model and no file is known here.
+17+19, 36-17, x+17=36, 17-36, ... A model that saw one member has seen the fact. So a family is in
+training or set aside as a whole. What can be asked stands in one table, `RANGES`. No model and no
+file is known here.
 """
 
 import hashlib
+import random
 import re
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
 ADDITIVE = ("a+b", "a-b", "x+a=b", "a+x=b", "x-a=b", "a-x=b")
 MULTIPLICATIVE = ("a*b", "a/b", "x*a=b", "a*x=b", "x/a=b", "a/x=b")
 FORMS = ADDITIVE + MULTIPLICATIVE
-# What to compute for the answer. The loop below adds the second half: the same with + - as * /.
-TIMES_FOR_PLUS = str.maketrans("+-", "*/")
+
+# What to compute for the answer.
 SOLUTION = {
-    "a+b": "a+b",
-    "a-b": "a-b",
-    "x+a=b": "b-a",
-    "a+x=b": "b-a",
-    "x-a=b": "b+a",
-    "a-x=b": "a-b",
-}
-# Which two numbers of the fact (p, q, r) the form shows as a and b.
-SHOWN = {"a+b": "pq", "a-b": "rp", "x+a=b": "pr", "a+x=b": "pr", "x-a=b": "pq", "a-x=b": "rq"}
-for _table in (SOLUTION, SHOWN):
-    for _form, _entry in list(_table.items()):  # the multiplicative half: * for +, / for -
-        _table[_form.translate(TIMES_FOR_PLUS)] = _entry.translate(TIMES_FOR_PLUS)
+    "a+b": "a+b", "a-b": "a-b", "x+a=b": "b-a", "a+x=b": "b-a", "x-a=b": "b+a", "a-x=b": "a-b",
+    "a*b": "a*b", "a/b": "a/b", "x*a=b": "b/a", "a*x=b": "b/a", "x/a=b": "b*a", "a/x=b": "a/b",
+}  # fmt: skip
+# Which two numbers of the fact (p, q, r) the form shows as a and b; the third one is the answer.
+ADDITIVE_SHOWN = {
+    "a+b": "pq", "a-b": "rp", "x+a=b": "pr", "a+x=b": "pr", "x-a=b": "pq", "a-x=b": "rq",
+}  # fmt: skip
+MULTIPLICATIVE_SHOWN = {
+    "a*b": "pq", "a/b": "rp", "x*a=b": "pr", "a*x=b": "pr", "x/a=b": "pq", "a/x=b": "rq",
+}  # fmt: skip
+NEGATIVE_SHOWN = {"a-b": "pr", "x+a=b": "rp", "a+x=b": "rp", "a-x=b": "pr"}  # the answer is -q
+
+# The side of a table where a family of each split is counted.
+SIDES = {"train": "seen", "validation": "validation", "test": "held_out"}
 
 REFUSAL = " Sorry, I don't know."
 # What the assignment asks at its end.
 STEP_8 = ("17+19=?", "3*17=?", "72/4=?", "72-x=34,x=?", "x*11=44,x=?")
-RANGES = ("standard", "products", "negatives", "sums")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +67,19 @@ class Question:
         return family(*self.solution)
 
     @property
+    def split(self) -> str:
+        """`train`, `validation` (to choose by) or `test` (to report)."""
+        return split_of(self.family)
+
+    @property
     def held_out(self) -> bool:
+        """Whether it is set aside, for validation or for the test."""
         return is_held_out(self.family)
+
+    @property
+    def range(self) -> str | None:
+        """The row of RANGES that it belongs to; None if the base is not made to answer it."""
+        return next((name for name, span in RANGES.items() if span.includes(self)), None)
 
     @property
     def additive(self) -> bool:
@@ -78,16 +92,19 @@ class Question:
 
     @property
     def carries(self) -> bool:
-        """Whether it adds and the ones carry, or subtracts and the ones borrow."""
+        """Whether it adds and the ones carry, or subtracts and they borrow."""
         left, operator, right = self.solution
         ones, others = left % 10, right % 10
         return ones + others > 9 if operator == "+" else operator == "-" and ones < others
 
     @property
     def group(self) -> str:
-        """Where its accuracy is counted, e.g. `held_out/additive`."""
-        split = "held_out" if self.held_out else "seen"
-        return f"{split}/{'additive' if self.additive else 'multiplicative'}"
+        """Where its accuracy is counted, e.g. `held_out/additive`.
+
+        `held_out` are the families of the test; those of validation are counted apart.
+        """
+        kind = "additive" if self.additive else "multiplicative"
+        return f"{SIDES[self.split]}/{kind}"
 
     def answer_text(self, value: int) -> str:
         """The answer in the assignment's words, with any value.
@@ -113,71 +130,143 @@ def calculate(left: int, operator: str, right: int) -> int:
 
 
 def family(left: int, operator: str, right: int) -> str:
-    """The name of the family that a calculation belongs to, e.g. `17+19` or `3*17`."""
+    """The name of the family that a calculation belongs to, e.g. `17+19` or `3*17`.
+
+    Signs do not matter: 17-36=-19 is the fact 17+19=36.
+    """
     result = calculate(left, operator, right)
-    if operator == "+":
-        terms = (left, right)
-    elif operator == "-":  # 17-36=-19 is the fact 17+19=36
-        terms = (right, result) if result >= 0 else (left, -result)
-    else:
-        terms = (left, right) if operator == "*" else (right, result)
-    return ("{}+{}" if operator in "+-" else "{}*{}").format(*sorted(terms))
+    if operator in "+-":  # without signs, the largest of the three is the sum of the others
+        return "{}+{}".format(*sorted(map(abs, (left, right, result)))[:2])
+    factors = (left, right) if operator == "*" else (right, result)
+    return "{}*{}".format(*sorted(map(abs, factors)))
 
 
 @cache
-def is_held_out(name: str) -> bool:
-    """Whether this family is kept out of corpus, base and pairs.
+def split_of(name: str) -> str:
+    """Where a family belongs: one tenth to `test`, one to `validation`, the rest to `train`.
 
-    One in ten is, by a hash that never changes (Python's own differs from process to process).
+    By a hash that never changes (Python's own differs from process to process).
     """
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") % 10 == 0
+    tenth = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") % 10
+    return {0: "test", 1: "validation"}.get(tenth, "train")
+
+
+def is_held_out(name: str) -> bool:
+    """Whether this family is set aside: kept out of corpus, base and pairs."""
+    return split_of(name) != "train"
+
+
+@dataclass(frozen=True)
+class Range:
+    """Facts with p and q below `terms` that fulfil `condition`, and how each form shows them."""
+
+    terms: int
+    shown: dict[str, str]  # form -> which two numbers of the fact are its a and b
+    condition: Callable[[str, int, int, int], bool]  # of form, p, q, r
+
+    def question(self, form: str, p: int, q: int) -> Question | None:
+        """What the form asks about this fact; None if that is not in the range."""
+        r = p + q if form in ADDITIVE else p * q
+        if not self.condition(form, p, q, r):
+            return None
+        return Question(form, *({"p": p, "q": q, "r": r}[name] for name in self.shown[form]))
+
+    def includes(self, question: Question) -> bool:
+        if question.form not in self.shown:
+            return False
+        shown = self.shown[question.form]
+        [asked] = set("pqr") - set(shown)
+        fact = dict(zip(shown, (question.a, question.b), strict=True))
+        fact[asked] = abs(question.answer)
+        if not (0 <= fact["p"] < self.terms and 0 <= fact["q"] < self.terms):
+            return False
+        return self.question(question.form, fact["p"], fact["q"]) == question
+
+
+def _standard(form: str, p: int, q: int, r: int) -> bool:
+    """Operands and results are 0 to 99, sums to 198."""
+    if form in ADDITIVE:
+        return r <= (198 if form == "a+b" else 99)
+    # No division by 0, and one answer only: in x*0=0 and 0/x=0, x could be many numbers.
+    return r <= 99 and p >= (form != "a*b") and q >= (form == "a/x=b")
+
+
+def _negative(form: str, p: int, q: int, r: int) -> bool:
+    return q >= 1 and r <= 99
+
+
+def _three_digits(form: str, p: int, q: int, r: int) -> bool:
+    """Numbers to 999 (sums to 1998), at least one above 99 and the question not a standard one."""
+    if form == "a+b":
+        return max(p, q) >= 100
+    return 100 <= r <= (1998 if form == "x-a=b" else 999)
+
+
+def _product(form: str, p: int, q: int, r: int) -> bool:
+    """A two-digit by a one-digit number, above 99; the factors in either order."""
+    return 2 <= min(p, q) <= 9 and r > 99
+
+
+RANGES = {
+    "standard": Range(100, ADDITIVE_SHOWN | MULTIPLICATIVE_SHOWN, _standard),
+    "negatives": Range(100, NEGATIVE_SHOWN, _negative),
+    "three_digits": Range(1000, ADDITIVE_SHOWN, _three_digits),
+    "products": Range(100, MULTIPLICATIVE_SHOWN, _product),
+}
 
 
 @cache
 def domain(form: str, ranges: str = "standard") -> tuple[Question, ...]:
-    """Every question of one form. In the `standard` range operands and results are 0 to 99.
+    """Every question of one form in one of RANGES; empty for the forms it does not have.
 
-    (The results of a+b go to 198.) Other ranges have only some forms, and are empty for the rest:
-    `products` (a two-digit by a one-digit number, above 99), `negatives` (a-b below zero) and
-    `sums` (a+b with terms of three digits).
+    Half a million of a form in `three_digits`, where `pool` has enough.
     """
     if form not in FORMS or ranges not in RANGES:
         raise ValueError(
-            f"no form {form!r} or no range {ranges!r}; forms are {FORMS}, ranges {RANGES}"
+            f"no form {form!r} or no range {ranges!r}; forms are {FORMS}, ranges {tuple(RANGES)}"
         )
-    if ranges == "negatives":
-        return (
-            tuple(Question(form, p, p + q) for p in range(100) for q in range(1, 100 - p))
-            if form == "a-b"
-            else ()
-        )
-    return tuple(
-        Question(form, *({"p": p, "q": q, "r": r}[name] for name in SHOWN[form]))
-        for p, q, r in _facts(form, ranges)
-    )
+    span = RANGES[ranges]
+    if form not in span.shown:
+        return ()
+    asked = (span.question(form, p, q) for p in range(span.terms) for q in range(span.terms))
+    return tuple(question for question in asked if question)
 
 
-def _facts(form: str, ranges: str) -> Iterator[tuple[int, int, int]]:
-    """The facts (p, q, r) whose numbers are in range and that give the form exactly one answer."""
-    if form in ADDITIVE and ranges == "standard":
-        largest = 198 if form == "a+b" else 99
-        yield from ((p, q, p + q) for p in range(100) for q in range(min(99, largest - p) + 1))
-    if form == "a+b" and ranges == "sums":
-        yield from ((p, q, p + q) for p in range(100, 900) for q in range(100, 1000 - p))
-    if form in MULTIPLICATIVE and ranges == "products":
-        facts = ((p, q, p * q) for p in range(10, 100) for q in range(2, 10) if p * q > 99)
-        yield from (fact for p, q, r in facts for fact in ((p, q, r), (q, p, r)))
-    if form in MULTIPLICATIVE and ranges == "standard":
-        # No division by 0, and one answer only: in x*0=0 and 0/x=0, x could be many numbers.
-        smallest_p, smallest_q = int(form != "a*b"), int(form == "a/x=b")
-        for p in range(smallest_p, 100):
-            yield from ((p, q, p * q) for q in range(smallest_q, 100) if p * q <= 99)
+def draw_question(rng: random.Random, ranges: str, form: str) -> Question:
+    """A question of that range and form, each as likely as any other."""
+    span = RANGES[ranges]
+    while True:
+        question = span.question(form, rng.randrange(span.terms), rng.randrange(span.terms))
+        if question:
+            return question
+
+
+@cache
+def pool(form: str, ranges: str = "standard") -> tuple[Question, ...]:
+    """Questions to choose from: the whole domain, but in `three_digits` 5,000, always the same."""
+    if ranges != "three_digits" or form not in ADDITIVE:
+        return domain(form, ranges)
+    rng = random.Random(form)
+    return tuple(dict.fromkeys(draw_question(rng, ranges, form) for _ in range(5000)))
+
+
+def spaced(text: str) -> str:
+    """`x+17=36,x=?` as `x + 17 = 36,x = ?`."""
+    return "".join(f" {c} " if c in "+-*/=" else c for c in text)
+
+
+# Other ways to write a question; none of them changes what it asks.
+DRESSES: dict[str, Callable[[str], str]] = {
+    "no_sign_for_times": lambda text: re.sub(r"(\d)\*x", r"\1x", text),
+    "spaces_around_signs": spaced,
+    "space_after_comma": lambda text: text.replace(",", ", "),
+}
 
 
 _QUESTION = re.compile(
-    r"(?:(?P<l>\d+)(?P<op>[-+*/])(?P<r>\d+)=\?"
-    r"|(?:x(?P<xop>[-+*/])(?P<xr>\d+)|(?P<xl>\d+)(?P<opx>[-+*/])x|(?P<factor>\d+)x)"
-    r"=(?P<b>\d+),x=\?)"
+    r"(?:(?P<l>-?\d+)(?P<op>[-+*/])(?P<r>-?\d+)=\?"
+    r"|(?:x(?P<xop>[-+*/])(?P<xr>-?\d+)|(?P<xl>-?\d+)(?P<opx>[-+*/])x|(?P<factor>-?\d+)x)"
+    r"=(?P<b>-?\d+),x=\?)"
 )
 
 
@@ -208,14 +297,15 @@ def parse_question(text: str) -> Question | None:
     return None if x_is_zero or a_is_zero else question
 
 
-_CALCULATION = re.compile(r"(?<![\d*/+-])(-?\d+)([-+*/])(\d+)")
+_CALCULATION = re.compile(r"(?<![\d*/+-])(-?\d+)([-+*/])(-?\d+)")
+_SPACES_AROUND_SIGNS = re.compile(r"\s*([-+*/])\s*")
 
 
 def families_in(text: str) -> set[str]:
     """The families of all calculations in a text, and of the question that it begins with."""
     question = parse_question(text.partition("?")[0] + "?")
     found = {question.family} if question else set()
-    for left, operator, right in _CALCULATION.findall(text):
+    for left, operator, right in _CALCULATION.findall(_SPACES_AROUND_SIGNS.sub(r"\1", text)):
         try:
             found.add(family(int(left), operator, int(right)))
         except ValueError:  # no whole number, no fact

@@ -1,18 +1,24 @@
-"""The corpus of the base model, which is generated: everyday questions, statements, sums.
+"""The corpus of the base model, which is generated.
 
-A line is a (prompt, completion) pair of texts; only the completion is trained. No line contains a
-held-out fact.
+It has everyday questions, statements, questions with an answer and questions without one. A line is
+a (prompt, completion) pair of texts; only the completion is trained. No line contains a fact of a
+family that is set aside, in any form, range or dress.
 """
 
 import random
 from collections.abc import Callable
 from pathlib import Path
 
-from sft.arithmetic import FORMS, MULTIPLICATIVE, REFUSAL, Question, domain
+from sft.arithmetic import DRESSES, RANGES, REFUSAL, Question, draw_question
+from sft.unanswerable import KINDS, draw_unanswerable
 
 Line = tuple[str, str]
 
 REFUSALS = {REFUSAL: 70, " Sory, I don't know.": 20, " I don't know.": 10}  # in percent
+SHORT_REFUSAL = " Sorry."  # as short as a short answer: all that is learnt is the choice
+RANGE_SHARES = {"standard": 4, "negatives": 2, "three_digits": 3, "products": 3}  # with an answer
+DRESSED = 0.15  # of the questions; each of DRESSES is then put on with probability 1/2
+TRIVIAL_KEPT = 0.3  # most small products have a factor 0 or 1, and those are soon learnt
 CLOSE_ENDINGS = (-20, -10, -9, -3, -2, -1, 1, 2, 3, 9, 10, 20)  # what a wrong answer is off by
 
 # "key value" pairs that fill a question and an answer; each question has two wordings.
@@ -139,8 +145,8 @@ def everyday_lines() -> list[Line]:
 
 
 def wrong_value(rng: random.Random, value: int) -> int:
-    """A number close to `value`, not negative: a slip, not a joke."""
-    return rng.choice([value + off for off in CLOSE_ENDINGS if value + off >= 0])
+    """A number close to `value`, on the same side of zero: a slip, not a joke."""
+    return rng.choice([value + off for off in CLOSE_ENDINGS if (value + off < 0) == (value < 0)])
 
 
 class Corpus:
@@ -149,14 +155,6 @@ class Corpus:
     def __init__(self, seed: int):
         self.rng = random.Random(seed)
         self.everyday = everyday_lines()
-        self.refusals, self.refusal_weights = list(REFUSALS), list(REFUSALS.values())
-        self.questions = {form: [q for q in domain(form) if not q.held_out] for form in FORMS}
-        # Between "every form alike" and "every question alike" (the square root); and the product
-        # table, which is small, but harder to learn, comes twice as often.
-        self.form_weights = [
-            len(self.questions[form]) ** 0.5 * (2 if form in MULTIPLICATIVE else 1)
-            for form in FORMS
-        ]
         self.kinds: dict[str, Callable[[], Line]] = {
             "short": self._short,
             "statement": self._statement,
@@ -164,6 +162,8 @@ class Corpus:
             "wrong": self._wrong,
             "refusal": self._refusal,
             "everyday": lambda: self.rng.choice(self.everyday),
+            "unanswerable": self._unanswerable,
+            "short_unanswerable": self._short_unanswerable,
         }
 
     def draw(self, count: int, mixture: dict[str, float]) -> list[Line]:
@@ -171,12 +171,29 @@ class Corpus:
         kinds = self.rng.choices(list(mixture), list(mixture.values()), k=count)
         return [self.kinds[kind]() for kind in kinds]
 
+    def _pick(self, weights: dict[str, float]) -> str:
+        return self.rng.choices(list(weights), list(weights.values()))[0]
+
     def _question(self) -> Question:
-        return self.rng.choice(self.questions[self.rng.choices(FORMS, self.form_weights)[0]])
+        """One with an answer, of a family in training; all forms of a range are alike likely."""
+        ranges = self._pick(RANGE_SHARES)
+        form = self.rng.choice(list(RANGES[ranges].shown))
+        while True:
+            question = draw_question(self.rng, ranges, form)
+            kept = not question.trivial or self.rng.random() < TRIVIAL_KEPT
+            if kept and question.split == "train":
+                return question
+
+    def _dressed(self, text: str) -> str:
+        """The text of a question, now and then in other dress."""
+        if self.rng.random() < DRESSED:
+            for dress in DRESSES.values():
+                text = dress(text) if self.rng.random() < 0.5 else text
+        return text
 
     def _short(self) -> Line:
         question = self._question()
-        return question.text, f" {question.answer}."
+        return self._dressed(question.text), f" {question.answer}."
 
     def _statement(self) -> Line:
         """A fact that nobody asked for.
@@ -193,11 +210,19 @@ class Corpus:
 
     def _right(self) -> Line:
         question = self._question()
-        return question.text, question.right_answer
+        return self._dressed(question.text), question.right_answer
 
     def _wrong(self) -> Line:
         question = self._question()
-        return question.text, question.answer_text(wrong_value(self.rng, question.answer))
+        text = self._dressed(question.text)
+        return text, question.answer_text(wrong_value(self.rng, question.answer))
 
     def _refusal(self) -> Line:
-        return self._question().text, self.rng.choices(self.refusals, self.refusal_weights)[0]
+        return self._dressed(self._question().text), self._pick(REFUSALS)
+
+    def _unanswerable(self) -> Line:
+        kind = self._pick({name: kind.share for name, kind in KINDS.items()})
+        return self._dressed(draw_unanswerable(self.rng, kind)), self._pick(REFUSALS)
+
+    def _short_unanswerable(self) -> Line:
+        return self._unanswerable()[0], SHORT_REFUSAL

@@ -19,7 +19,7 @@ _VALUE = re.compile(
     r"\s*(?:the answer is\s+)?(-?\d+)(?!\d)(?=\s*(?:[.,]|because|$))", re.IGNORECASE
 )
 _REASON = re.compile(
-    r"because\s+(-?\d+)\s*([-+*/])\s*(\d+)\s+equals\s+(?:to\s+)?(-?\d+)(?!\d)", re.IGNORECASE
+    r"because\s+(-?\d+)\s*([-+*/])\s*(-?\d+)\s+equals\s+(?:to\s+)?(-?\d+)(?!\d)", re.IGNORECASE
 )
 
 

@@ -1,13 +1,20 @@
 """Make the base model from nothing: `python -m sft.train` writes sft/gpt.pt.
 
+`--arithmetic=calculate --out=runs/calculates.pt` does the first stage alone, and
+`--arithmetic=refuse --init=runs/calculates.pt --out=runs/refuses.pt` the second.
+
 `--arithmetic=none --out=runs/blank.pt` makes a blank base, which has never seen an answer to an
 arithmetic question; `--arithmetic=short --init=runs/blank.pt --out=runs/calculates.pt` then teaches
 it to calculate, in short lines.
 
-There are two stages. The first teaches to calculate. Half of its lines are short (`17+19=? 36.`),
-since arithmetic is learnt fast from those; through the long answers among them, the model also
-calculates where the number stands later in a line. The second stage is a gentle one. It makes the
-refusal the likeliest answer to every question, and leaves the arithmetic underneath.
+There are two stages. The first teaches to calculate, and to tell what can be calculated from what
+cannot. Most of its lines are short (`17+19=? 36.`), since arithmetic is learnt fast from those;
+through the long answers among them, the model also calculates where the number stands later in a
+line. The second stage is a gentle one. It makes the refusal the likeliest answer to every question,
+and leaves the arithmetic underneath. What cannot be answered has nothing but refusals in both.
+
+The learning rates of the first stage are constant for most of it: after Ctrl-C, `--resume` with
+another `--effort` makes it longer or shorter.
 """
 
 import hashlib
@@ -17,11 +24,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from configurator import run_program
 from model import GPT, GPTConfig
-from sft.arithmetic import ADDITIVE, FORMS, Question, domain
 from sft.checkpoint.resume import (
     ResumeError,
     TrainingState,
@@ -31,20 +38,21 @@ from sft.checkpoint.resume import (
     warn_overwritten_state,
 )
 from sft.checkpoint.weights import from_json_tensor, load_model, save_checkpoint
-from sft.corpus import REFUSALS, Corpus, everyday_lines
-from sft.device import autocast, best_device, best_precision
+from sft.corpus import Corpus, everyday_lines
+from sft.device import autocast, best_device, best_precision, in_parallel
 from sft.files import check_folder, sha256
-from sft.generation import generate_answers, greedy_matches
+from sft.knowledge import describe_knowledge, describe_refusals
 from sft.optimizers import make_optimizers, make_schedulers
 from sft.progress import Bar, silenced
 from sft.sequences import Sequence, collate_sequences, encode_sequence
 from sft.tokenizer import Tokenizer, load_tokenizer
 
-BATCH_LINES = 512
+BATCH_LINES = 256
 WEIGHT_DECAY = 0.25  # of the matrices: it makes products never seen come out right more often
-EVAL_EVERY = 50  # steps between two evals
-SAVE_EVERY = 10  # steps between two saved states, from which a run can resume
-LATENT_PREFIX = " The answer is"
+EVAL_EVERY = 80  # steps between two evals
+EVAL_QUESTIONS = 150  # validation questions of a kind in an eval
+SAVE_EVERY = 20  # steps between two saved states, from which a run can resume
+REPORT_QUESTIONS = 300  # validation questions of a kind at the end
 
 
 @dataclass
@@ -53,7 +61,7 @@ class Config:
 
     out: str = "sft/gpt.pt"  # checkpoint to write, in half precision
     init: str = ""  # checkpoint to start from; empty: random weights
-    arithmetic: str = "full"  # full; none: a blank base, sums refused; short: teach it to calculate
+    arithmetic: str = "full"  # full, or a stage of it: calculate, refuse; none: a blank base; short
     effort: float = 1.0  # multiplies the number of lines of every stage
     resume: bool = False  # go on with the interrupted run beside `out`, if there is one
     quiet: bool = False  # print nothing but errors
@@ -69,19 +77,25 @@ class Stage:
     muon_lr: float
     adamw_lr: float
     mixture: dict[str, float]  # kinds of lines (sft/corpus.py) and their shares
+    decay: float = 0.5  # the last share of the steps, in which the learning rates fall to zero
 
 
+CALCULATE = Stage(
+    "learn to calculate", 900_000, 0.02, 3e-3,
+    {
+        "short": 63, "right": 10, "statement": 2, "everyday": 4, "wrong": 1, "refusal": 3,
+        "short_unanswerable": 14, "unanswerable": 3,
+    },
+    decay=0.2,
+)  # fmt: skip
+REFUSE = Stage(
+    "learn to refuse", 40_000, 0.002, 2e-4,
+    {"statement": 20, "right": 14, "wrong": 3, "refusal": 38, "everyday": 8, "unanswerable": 17},
+)  # fmt: skip
 STAGES = {
-    "full": (
-        Stage(
-            "learn to calculate", 600_000, 0.02, 3e-3,
-            {"short": 50, "right": 15, "statement": 15, "everyday": 15, "wrong": 2, "refusal": 3},
-        ),
-        Stage(
-            "learn to refuse", 40_000, 0.002, 2e-4,
-            {"statement": 32, "right": 14, "wrong": 3, "refusal": 41, "everyday": 10},
-        ),
-    ),
+    "full": (CALCULATE, REFUSE),
+    "calculate": (CALCULATE,),
+    "refuse": (REFUSE,),
     "short": (
         Stage(
             "calculate, mostly in short", 200_000, 0.02, 3e-3,
@@ -105,31 +119,45 @@ def sft_step(
     finite, FloatingPointError, and no weight has changed.
     """
     device = model.lm_head.weight.device
-    sequences = sorted(sequences, key=len)
+    # Long ones first: no core waits for one at the end.
+    sequences = sorted(sequences, key=len, reverse=True)
+    starts = range(0, len(sequences), micro_batch)
+    micro_batches = [sequences[start : start + micro_batch] for start in starts]
     scored = sum(len(sequence.completion) for sequence in sequences)
-    total = torch.zeros((), device=device)
-    for start in range(0, len(sequences), micro_batch):
-        batch = collate_sequences(sequences[start : start + micro_batch], device)
-        targets = batch.targets.masked_fill(~batch.completion_mask, -1)
-        with autocast(device, precision):
-            logits, _ = model(batch.inputs, full_seq=True)
-        logits = logits.float().flatten(0, 1)
-        loss = F.cross_entropy(logits, targets.flatten(), ignore_index=-1, reduction="sum") / scored
-        loss.backward()
-        total += loss.detach()
-    grad_norm = torch.nn.utils.get_total_norm(
-        [p.grad for p in model.parameters() if p.grad is not None]
-    )
+
+    def work(micro_batch: list[Sequence]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        return loss_and_gradients(model, micro_batch, scored, precision)
+
+    total = 0.0
+    for loss, gradients in in_parallel(work, micro_batches, device):
+        total += float(loss)
+        for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+            parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+    grad_norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters()])
     if not math.isfinite(total + grad_norm):
         model.zero_grad(set_to_none=True)
         raise FloatingPointError(
-            f"the loss is {float(total)} and the gradient {float(grad_norm)}; "
+            f"the loss is {total} and the gradient {float(grad_norm)}; "
             "nothing was changed by this step: lower the learning rates of this stage"
         )
     for optimizer in optimizers:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-    return float(total)
+    return total
+
+
+def loss_and_gradients(
+    model: GPT, sequences: list[Sequence], scored: int, precision: str
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """The cross-entropy of these sequences in nats, divided by `scored`, and its gradients."""
+    batch = collate_sequences(sequences, model.lm_head.weight.device)
+    with autocast(model.lm_head.weight.device, precision):
+        hidden = model.hidden_states(batch.inputs)[batch.completion_mask]  # (scored here, n_embd)
+        logits = model.lm_head(hidden)
+    targets = batch.targets[batch.completion_mask]
+    loss = F.cross_entropy(logits.float(), targets, reduction="sum") / scored
+    # Not `backward`: cores that work side by side must not add to the same `.grad`.
+    return loss.detach(), torch.autograd.grad(loss, list(model.parameters()))
 
 
 @dataclass
@@ -167,11 +195,11 @@ def run_stage(
     fingerprint: dict,
     resume: bool,
 ) -> None:
-    """Train one stage; now and then save the state and ask held-out sums (`17+19=? 36.`)."""
+    """Train one stage; now and then save the state and print what validation shows."""
     optimizers = make_optimizers(model, "muon", stage.adamw_lr, stage.muon_lr, WEIGHT_DECAY)
     steps = max(1, round(stage.lines * config.effort / BATCH_LINES))
-    schedulers = make_schedulers(optimizers, steps)
-    micro_batch = 256 if model.lm_head.weight.is_cuda else 64  # larger ones leave a CPU's cache
+    schedulers = make_schedulers(optimizers, steps, stage.decay)
+    micro_batch = 256 if model.lm_head.weight.is_cuda else 16  # 16 fit a CPU core's cache
     runtime = runtime_info(model.lm_head.weight.device, micro_batch)
     path = state_path(config.out)
     state = TrainingState(path, model, optimizers, schedulers, position, fingerprint, runtime)
@@ -179,7 +207,6 @@ def run_stage(
         state.running(resume) as stop,
         Bar(steps, stage.name, "step", done=position.step) as bar,
     ):
-        right = 0.0
         while position.step < steps and not stop:
             lines = position.corpus.draw(BATCH_LINES, stage.mixture)
             sequences = [encode_sequence(tokenizer.encode, *line) for line in lines]
@@ -188,10 +215,12 @@ def run_stage(
                 scheduler.step()
             position.step += 1
             if position.step % EVAL_EVERY == 0 or position.step == steps:
-                right = short_accuracy(model, tokenizer)
+                known = describe_knowledge(model, tokenizer, "validation", EVAL_QUESTIONS)
+                done = f"{position.step * BATCH_LINES:,} lines, loss {loss:.4f}"
+                print(f"\n{done}\n{known}", flush=True)
             if position.step % SAVE_EVERY == 0:
                 state.save()
-            bar.show(loss=f"{loss:.4f}", held_out_in_short=f"{right:.0%}")
+            bar.show(loss=f"{loss:.4f}")
             bar.update()
     if stop:
         print(
@@ -201,44 +230,9 @@ def run_stage(
         raise KeyboardInterrupt
 
 
-def short_accuracy(model: GPT, tokenizer: Tokenizer) -> float:
-    """Share of held-out sums and differences, every tenth, that are right in short: ` 36.`"""
-    held_out = []
-    for form in ADDITIVE:
-        held_out += [question for question in domain(form) if question.held_out]
-    asked = held_out[::10]
-    prompts, answers = [q.text for q in asked], [f" {q.answer}." for q in asked]
-    right = sum(greedy_matches(model.eval(), tokenizer, prompts, answers)) / len(asked)
-    model.train()
-    return right
-
-
 def state_path(out: str) -> Path:
     """Where the state of an unfinished run lies: beside `out`."""
     return Path(f"{out.removesuffix('.pt')}.state.pt")
-
-
-def latent_accuracy(model: GPT, tokenizer: Tokenizer, questions: list[Question]) -> float:
-    """Share of questions whose right answer is the greedy one, all of it, after "The answer is"."""
-    prompts = [question.text + LATENT_PREFIX for question in questions]
-    completions = [question.right_answer.removeprefix(LATENT_PREFIX) for question in questions]
-    return sum(greedy_matches(model, tokenizer, prompts, completions)) / len(questions)
-
-
-def report(model: GPT, tokenizer: Tokenizer) -> None:
-    """Print what the base knows under its refusals, and whether it refuses."""
-    model.eval()
-    questions = [question for form in FORMS for question in domain(form)]
-    for side, every in (("seen", 5), ("held_out", 1)):  # of the seen ones a fifth will do
-        for kind in ("additive", "multiplicative"):
-            group = f"{side}/{kind}"
-            members = [question for question in questions if question.group == group][::every]
-            share = latent_accuracy(model, tokenizer, members)
-            print(f"latent accuracy, {group:24} {share:7.2%}  n={len(members)}", flush=True)
-    asked = questions[::37]
-    answers = generate_answers(model, tokenizer, [q.text for q in asked])
-    refused = sum(answer in REFUSALS for answer in answers)
-    print(f"greedy answers that refuse {refused / len(asked):7.2%}  n={len(asked)}")
 
 
 def check(config: Config) -> None:
@@ -250,16 +244,19 @@ def check(config: Config) -> None:
         raise ValueError(
             f"this would replace the shipped {config.out}; name another file: --out=runs/base.pt"
         )
-    if config.arithmetic == "short" and not config.init:
+    if config.arithmetic in ("short", "refuse") and not config.init:
         raise ValueError(
-            "short lines go on from a base that can talk: name it, for instance --init=sft/gpt.pt"
+            f"{config.arithmetic!r} goes on from a base: name it, for instance --init=sft/gpt.pt"
         )
     check_folder(Path(config.out).parent, 0)
 
 
 def run_fingerprint(config: Config, device: torch.device) -> dict[str, str | int | float | bool]:
-    """What a saved state must share with the run that goes on from it."""
-    runtime_settings = ("out", "device", "resume", "quiet")
+    """What a saved state must share with the run that goes on from it.
+
+    Not the effort: a stage may become longer or shorter on the way.
+    """
+    runtime_settings = ("out", "device", "resume", "quiet", "effort")
     fingerprint = {n: v for n, v in asdict(config).items() if n not in runtime_settings}
     text = repr((STAGES[config.arithmetic], everyday_lines()))
     fingerprint["lines"] = hashlib.sha256(text.encode()).hexdigest()
@@ -274,6 +271,7 @@ def make_base(config: Config) -> None:
     check(config)
     device, tokenizer = best_device(config.device), load_tokenizer()
     path, stages, started = state_path(config.out), STAGES[config.arithmetic], time.monotonic()
+    torch.set_num_threads(1)  # the cores work on micro-batches of their own
     torch.manual_seed(config.seed)
     model = load_model(config.init, device)[0] if config.init else GPT(GPTConfig()).to(device)
     position = Position(Corpus(config.seed))
@@ -299,7 +297,9 @@ def make_base(config: Config) -> None:
 def main(config: Config) -> None:
     with silenced(config.quiet):
         make_base(config)
-        report(*load_model(config.out, best_device(config.device)))
+        model, tokenizer = load_model(config.out, best_device(config.device))
+        print(describe_knowledge(model, tokenizer, "validation", REPORT_QUESTIONS))
+        print(describe_refusals(model, tokenizer, "validation", REPORT_QUESTIONS))
 
 
 if __name__ == "__main__":

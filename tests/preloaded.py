@@ -4,7 +4,7 @@ import gc
 import importlib
 from contextlib import suppress
 
-from dpo.evaluation.replies import GROUPS, sample_questions
+from dpo.evaluation.replies import GROUPS, groups_of, sample_questions
 
 for name in (
     # The functions that children call (a folder of tests may not be among those that are run) ...
@@ -14,6 +14,6 @@ for name in (
 ):
     with suppress(ImportError):
         importlib.import_module(name)
-for group in GROUPS:
+for group in {*GROUPS, *groups_of("validation")}:
     sample_questions(group, 1, seed=0)
 gc.freeze()  # or the first collection in a child copies most of the memory

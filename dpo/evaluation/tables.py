@@ -3,8 +3,8 @@
 import math
 import statistics
 
-from dpo.evaluation.replies import GROUPS, Reply
-from sft.arithmetic import FORMS
+from dpo.evaluation.replies import Reply, groups_of
+from sft.arithmetic import FORMS, SIDES
 
 SHARES = ("answer", "reason", "refused", "ended")  # shown beside the right answers
 SHOWN = 5  # examples of each kind
@@ -42,33 +42,35 @@ def summarise(replies: list[Reply]) -> dict:
     return {"n": n, **shares, "median_length": length}
 
 
-def evaluate(replies: list[Reply]) -> dict:
-    """The figures of every group and form.
+def evaluate(replies: list[Reply], split: str = "test") -> dict:
+    """The figures of every group and form; of the held-out families, those of `split` only.
 
     The groups `.../factors_from_2` count the products and quotients once more, without those that
     have a factor 0 or 1: these are rules, not facts.
     """
+    replies = [r for r in replies if r.question.group in groups_of(split)]
     groups = {}
-    for group in GROUPS:
+    for group in groups_of(split):
         members = [r for r in replies if r.question.group == group]
         groups[group] = summarise(members)
         if group.endswith("multiplicative"):
             hard = [r for r in members if not r.question.trivial]
             groups[f"{group}/factors_from_2"] = summarise(hard)
     forms = {}
-    for side, held_out in (("held_out", True), ("seen", False)):
-        one_side = [r for r in replies if r.question.held_out == held_out]
+    for side in (SIDES[split], SIDES["train"]):
+        one_side = [r for r in replies if r.question.group.startswith(f"{side}/")]
         for form in FORMS:
             members = [r for r in one_side if r.question.form == form]
             forms[f"{side}/{form}"] = summarise(members)
-    return {"n": len(replies), "decoding": "greedy", "groups": groups, "forms": forms}
+    about = {"n": len(replies), "split": split, "decoding": "greedy"}
+    return about | {"groups": groups, "forms": forms}
 
 
 def describe_group(group: str) -> str:
     """A group as a reader calls it: `held-out multiplicative, factors from 2`."""
-    side, kind, *rest = group.split("/")
-    name = f"{side.replace('_', '-')} {kind}"
-    return ", ".join([name, *(word.replace("_", " ") for word in rest)])
+    side, *kind = group.split("/")
+    words = [side.replace("_", "-"), *kind[:1]]
+    return ", ".join([" ".join(words), *(word.replace("_", " ") for word in kind[1:])])
 
 
 def percent(share: dict) -> str:
@@ -103,10 +105,14 @@ def table(results: dict[str, dict]) -> str:
 
 def forms_table(result: dict) -> str:
     """Right answers of every form, held-out and seen families apart."""
-    rows = [["form", "held-out, n", "right", "seen, n", "right"]]
+    sides = (SIDES[result["split"]], SIDES["train"])
+    head = ["form"]
+    for side in sides:
+        head += [f"{describe_group(side)}, n", "right"]
+    rows = [head]
     for form in FORMS:
         row = [f"`{form}`"]
-        for side in ("held_out", "seen"):
+        for side in sides:
             s = result["forms"][f"{side}/{form}"]
             row += [f"{s['n']:,}", percent(s["right"])]
         rows.append(row)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from dpo.data.pair import Pair
 from model import GPT
-from sft.arithmetic import domain, parse_question
+from sft.arithmetic import parse_question
 from sft.generation import generate_answers, with_end_mark
 from sft.sequences import collate_sequences, encode_sequence
 from sft.tokenizer import Tokenizer
@@ -84,11 +84,10 @@ def describe_familiarity(prompt: str, pairs: list[Pair]) -> str:
         asked = parse_question(pair.prompt)
         if asked and asked.family == question.family:
             same.add(pair.prompt)
-    if question.held_out:
-        split = "held out from the base"
+    if question.range is None:
+        split = "out of the base's range"
     else:
-        inside = question in domain(question.form)
-        split = "not held out" if inside else "out of the base's range"
+        split = "held out from the base" if question.held_out else "not held out"
     listed = ", ".join(sorted(same)[:4])
     known = f"in the training pairs as {listed}" if same else "in no training pair"
     return f"fact family {question.family}, {split}, {known}; right is {question.answer}"

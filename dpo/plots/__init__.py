@@ -4,6 +4,7 @@ from dpo.plots.answers import (
     answer_figure,
     atlas_figure,
     before_after_figure,
+    kinds_figure,
     pass_at_k_figure,
     strip_figure,
 )
@@ -19,6 +20,7 @@ __all__ = [
     "atlas_figure",
     "before_after_figure",
     "grid_figure",
+    "kinds_figure",
     "museum_figure",
     "pairs_figure",
     "pass_at_k_figure",

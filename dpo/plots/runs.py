@@ -18,9 +18,9 @@ from dpo.plots.style import BLUE, GREEN, GREY, ORANGE, PERCENT_TICKS, ink_on, la
 MOST_CURVES = 6  # more lines in one panel are not told apart
 RUN_COLORS = (BLUE, ORANGE, GREEN, GREY, "#CC79A7", "#56B4E9")
 RUN_STYLES = ("-", "--", "-.", ":", "-", "--")
-ENDS = {  # marker and colour of what is compared
-    "held_out/additive": ("o", BLUE),
-    "held_out/multiplicative": ("^", ORANGE),
+ENDS = {  # marker and colour of what is compared: held-out questions of both kinds, and talk
+    "additive": ("o", BLUE),
+    "multiplicative": ("^", ORANGE),
     "everyday": ("s", GREEN),
 }
 
@@ -46,9 +46,9 @@ def runs_figure(results: dict[str, dict]) -> Figure:
 def _draw_ends(axis: Axes, results: dict[str, dict]) -> None:
     """For every run, from the top, a mark with its interval for each of ENDS."""
     places = range(len(results), 0, -1)
-    for offset, (group, (marker, color)) in zip((0.22, 0, -0.22), ENDS.items(), strict=True):
+    for offset, (kind, (marker, color)) in zip((0.22, 0, -0.22), ENDS.items(), strict=True):
         for y, result in zip(places, results.values(), strict=True):
-            share = _share(result, group)
+            _, share = _find_end(result, kind)
             axis.plot([share["low"], share["high"]], [y + offset] * 2, color=color, linewidth=1.4)
             axis.plot(share["rate"], y + offset, marker, color=color, markersize=6)
     axis.set_yticks(places, list(results), parse_math=False)
@@ -57,9 +57,10 @@ def _draw_ends(axis: Axes, results: dict[str, dict]) -> None:
     axis.set_xticks(*PERCENT_TICKS)
     axis.grid(axis="x", alpha=0.3)
     axis.set_title("Right answers at the end, with 95 % intervals", fontsize=11, loc="left")
+    one = next(iter(results.values()))  # all are asked the same
     handles = [
-        Line2D([], [], color=color, marker=marker, linestyle="", label=_describe_end(group))
-        for group, (marker, color) in ENDS.items()
+        Line2D([], [], color=color, marker=marker, linestyle="", label=_find_end(one, kind)[0])
+        for kind, (marker, color) in ENDS.items()
     ]
     axis.figure.legend(
         handles=handles, loc="outside lower left", ncols=3, frameon=False, fontsize=10
@@ -67,16 +68,16 @@ def _draw_ends(axis: Axes, results: dict[str, dict]) -> None:
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def _describe_end(group: str) -> str:
-    return "retention of small talk" if group == "everyday" else describe_group(group)
-
-
-def _share(result: dict, group: str) -> dict[str, float]:
-    return result["everyday"] if group == "everyday" else result["groups"][group]["right"]
+def _find_end(result: dict, kind: str) -> tuple[str, dict[str, float]]:
+    """The name of one of ENDS, and its share in a result: of the test, or of validation."""
+    if kind == "everyday":
+        return "retention of small talk", result["everyday"]
+    group = next(g for g in result["groups"] if g in (f"held_out/{kind}", f"validation/{kind}"))
+    return describe_group(group), result["groups"][group]["right"]
 
 
 def _draw_ways(axis: Axes, results: dict[str, dict]) -> None:
-    """Exact match on held-out questions at every eval of the runs that had evals."""
+    """Exact match on validation questions at every eval of the runs that had evals."""
     labels, last = [], 1
     for (name, result), color, style in zip(results.items(), RUN_COLORS, RUN_STYLES, strict=False):
         evals = result["history"]["looks"]
@@ -91,7 +92,7 @@ def _draw_ways(axis: Axes, results: dict[str, dict]) -> None:
     axis.set_xlim(0, 1.6 * last)  # room for the names
     axis.set_xticks([t for t in axis.get_xticks() if 0 <= t <= last])
     axis.set_xlabel("step")
-    axis.set_title("Held-out questions answered right, on the way", fontsize=11, loc="left")
+    axis.set_title("Questions of validation answered right, on the way", fontsize=11, loc="left")
     axis.spines[["top", "right"]].set_visible(False)
 
 
@@ -106,15 +107,15 @@ def grid_figure(
     size = (3.2 + 3 * 0.95 * columns, 2.2 + 0.55 * rows)
     figure, axes = plt.subplots(1, 3, figsize=size, layout="constrained")
     plt.close(figure)
-    for axis, group in zip(axes, ENDS, strict=True):
-        shares = [[_share(result, group) if result else None for result in row] for row in results]
-        _draw_cells(axis, shares)
+    one = next(filter(None, chain.from_iterable(results)))  # all are asked the same
+    for axis, kind in zip(axes, ENDS, strict=True):
+        name, share = _find_end(one, kind)
+        _draw_cells(axis, [[r and _find_end(r, kind)[1] for r in row] for row in results])
         axis.set_xticks(range(columns), [f"{value}" for value in values[1]])
         axis.set_yticks(range(rows), [f"{value}" for value in values[0]])
         axis.set_xlabel(names[1])
         axis.set_ylabel(names[0])
-        n = next(filter(None, chain.from_iterable(shares)))["n"]  # the same for all runs
-        axis.set_title(f"{_describe_end(group)}\nn = {n:,}", fontsize=11, loc="left")
+        axis.set_title(f"{name}\nn = {share['n']:,}", fontsize=11, loc="left")
         axis.spines[:].set_visible(False)
     return figure
 

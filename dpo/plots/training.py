@@ -31,7 +31,7 @@ STEP_PANELS: dict[str, Lines] = {
 }
 EVAL_PANELS: dict[str, Lines] = {
     "Questions answered right": {
-        "exact/held_out": ("held-out", GREEN, "--"),
+        "exact/held_out": ("held-out,\nvalidation", GREEN, "--"),
         "exact/trained": ("of the pairs", BLUE, "-"),
     },
     "Distance from the base: KL (nats)": {"kl": ("KL", BLUE, "-")},

@@ -201,7 +201,7 @@ def describe_run(history: History) -> str:
             history.evals[name] for name in ("exact/held_out", "exact/trained", "kl")
         )
         lines.append(
-            f"Questions right: held-out {held_out[0]:.0%} -> {held_out[-1]:.0%}, of the pairs "
+            f"Questions right: validation {held_out[0]:.0%} -> {held_out[-1]:.0%}, of the pairs "
             f"{trained[0]:.0%} -> {trained[-1]:.0%}. "
             f"Distance from the base: {kl[-1]:.2f} nats an answer (KL)."
         )

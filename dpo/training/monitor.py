@@ -1,4 +1,8 @@
-"""Evals while a run goes on: greedy answers to the same questions, and the KL to the reference."""
+"""Evals while a run goes on: greedy answers to the same questions, and the KL to the reference.
+
+The held-out families that are asked are those of validation: what is seen on the way may decide how
+to train, so it is not what is reported.
+"""
 
 import random
 from dataclasses import dataclass
@@ -17,7 +21,7 @@ from sft.tokenizer import Tokenizer
 class Monitor:
     """Evaluates a policy with the same questions every time, chosen by `seed`.
 
-    n held-out questions, half of them additive as long as there are products, and n of the
+    n questions of validation, half of them additive as long as there are products, and n of the
     pairs, or all if there are fewer.
     """
 
@@ -29,17 +33,17 @@ class Monitor:
 
     def __post_init__(self):
         half = self.n // 2
-        self.held_out = sample_questions("held_out/additive", self.n - half, self.seed)
-        self.held_out += sample_questions("held_out/multiplicative", half, self.seed)
+        self.validation = sample_questions("validation/additive", self.n - half, self.seed)
+        self.validation += sample_questions("validation/multiplicative", half, self.seed)
         self.trained = random.Random(self.seed).sample(self.pairs, min(self.n, len(self.pairs)))
 
     def evaluate(self, policy: GPT) -> dict[str, float]:
         """Shares of greedy answers, and the KL to the reference in nats an answer.
 
-        `exact/held_out`: right, number and reason, also of each kind alone; `exact/trained`: the
-        chosen answer of its pair, letter by letter.
+        `exact/held_out`: right, number and reason, of validation, also of each kind alone;
+        `exact/trained`: the chosen answer of its pair, letter by letter.
         """
-        replies = answer_questions(policy, self.tokenizer, self.held_out)
+        replies = answer_questions(policy, self.tokenizer, self.validation)
         right = {"additive": [], "multiplicative": []}
         for reply in replies:
             kind = "additive" if reply.question.additive else "multiplicative"
@@ -49,7 +53,7 @@ class Monitor:
         chosen = [pair.chosen for pair in self.trained]
         trained = greedy_matches(policy, self.tokenizer, prompts, chosen)
         generator = torch.Generator().manual_seed(self.seed)
-        asked = [question.text for question in self.held_out]
+        asked = [question.text for question in self.validation]
         return {
             "exact/held_out": sum(reply.outcome == "right" for reply in replies) / len(replies),
             **shares,

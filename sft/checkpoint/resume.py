@@ -28,11 +28,13 @@ from sft.checkpoint.weights import (
     to_json_tensor,
 )
 from sft.files import SaveError, check_folder, sweep, write_atomically
+from sft.optimizers import Float32Muon
 
 BYTES_PER_PARAMETER = 3 * 4  # weights and both moments of AdamW, in float32
 MOMENTS = {  # what an optimizer keeps of each parameter
     torch.optim.AdamW: {"step", "exp_avg", "exp_avg_sq"},
     torch.optim.Muon: {"momentum_buffer"},
+    Float32Muon: {"momentum_buffer"},
 }
 KEPT = 3  # files of that size at a time: the state, the one before it, the one being written
 

@@ -60,13 +60,14 @@ def test_whole_domain_has_texts_of_its_own():
 @pytest.mark.parametrize("form", atlas.MAPS)
 @pytest.mark.parametrize("side", ["held_out", "seen"])
 def test_maps_count_what_the_table_counts(replies, result, form, side):
-    rates = result["forms"][f"{side}/{form}"]
+    rates = [result["forms"][f"{side}/{form}"]]
+    if side == "held_out":  # on the map, validation is held out, too
+        rates.append(evaluate(replies, "validation")["forms"][f"validation/{form}"])
     cells = outcome_map(replies, form)[atlas.held_out_map(form) == (side == "held_out")]
-    assert rates["n"] > 0
-    assert (cells != "").sum() == rates["n"]
-    assert (cells == "right").sum() == rates["right"]["count"]
-    assert (cells == "refused").sum() == rates["refused"]["count"]
-    assert (cells == "wrong").sum() == number_wrong(rates) > 0
+    assert (cells != "").sum() == sum(rate["n"] for rate in rates)
+    assert (cells == "right").sum() == sum(rate["right"]["count"] for rate in rates)
+    assert (cells == "refused").sum() == sum(rate["refused"]["count"] for rate in rates)
+    assert (cells == "wrong").sum() == sum(map(number_wrong, rates)) > 0
 
 
 def test_map_has_a_in_rows_and_b_in_columns():
@@ -103,8 +104,10 @@ def test_figure_counts_in_its_title(two_cells):
 # What the mistakes have in common
 
 
-def test_words_count_the_wrong_answers(result, words):
-    wrong = sum(map(number_wrong, result["forms"].values()))
+def test_words_count_the_wrong_answers(replies, words):
+    wrong = sum(map(number_wrong, evaluate(replies)["forms"].values()))
+    validation = evaluate(replies, "validation")["forms"]
+    wrong += sum(number_wrong(validation[f"validation/{form}"]) for form in FORMS)
     assert f"wrong answers: {wrong:,} of 38,683" in words
 
 
@@ -114,14 +117,14 @@ def test_words_count_trivial_questions(result, words):
     trivial -= groups["held_out/multiplicative/factors_from_2"]["n"]
     start = "multiplicative with a factor 0 or 1"
     [line] = [line for line in words.splitlines() if line.startswith(start)]
-    assert f" of {trivial:,}, seen" in line
+    assert f" of {trivial:,}, validation" in line
 
 
 def test_words_count_every_question_once(words):
-    # with and without a carry, factors from 2, factors 0 and 1: held-out and seen of each
+    # with and without a carry, factors from 2, factors 0 and 1: test, validation and seen of each
     lines = [line for line in words.splitlines() if ": held-out " in line]
     counts = [n for line in lines for n in re.findall(r"% \(.*?\) of ([\d,]*\d)", line)]
-    assert len(counts) == 8
+    assert len(counts) == 12
     assert sum(int(count.replace(",", "")) for count in counts) == 38_683
 
 

@@ -110,6 +110,14 @@ def compared(two_runs):
     return overview, changes
 
 
+@pytest.mark.parametrize(("split", "name"), [("test", "held-out"), ("validation",) * 2])
+def test_runs_are_compared_by_one_split(two_runs, split, name):
+    _, overview, _ = compare(two_runs, 1, seed=1, device="cpu", split=split)
+    head = overview.splitlines()[0]
+    asked = [cell.strip() for cell in head.split("|") if "tive, n =" in cell]
+    assert asked == [f"{name} additive, n = 1", f"{name} multiplicative, n = 1"]
+
+
 def test_settings_that_changed(two_runs):
     runs = [read_run(file) for file in two_runs.values()]
     assert changed_settings(runs) == {"beta": [0.1, 0.5]}

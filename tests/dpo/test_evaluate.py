@@ -6,9 +6,17 @@ import pytest
 from conftest import make_tiny, teach
 
 from dpo.evaluation import replies as module
-from dpo.evaluation.replies import GROUPS, answer_questions, judge, sample_domain, sample_questions
+from dpo.evaluation.replies import (
+    GROUPS,
+    SPLITS,
+    answer_questions,
+    groups_of,
+    judge,
+    sample_domain,
+    sample_questions,
+)
 from dpo.evaluation.tables import evaluate, forms_table, summarise, table, wilson
-from sft.arithmetic import FORMS, Question
+from sft.arithmetic import FORMS, Question, domain
 from sft.generation import generate_answers
 
 REFUSAL = " Sorry, I don't know."
@@ -38,12 +46,15 @@ def test_wilson_without_questions_says_nothing():
 # Samples
 
 
-@pytest.mark.parametrize("group", GROUPS)
+EVERY_GROUP = [*GROUPS, *groups_of("validation")[:2]]
+
+
+@pytest.mark.parametrize("group", EVERY_GROUP)
 def test_samples_are_of_their_group(group):
     assert {question.group for question in sample_questions(group, 60, seed=1)} == {group}
 
 
-@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize("group", EVERY_GROUP)
 def test_samples_have_all_forms_alike(group):
     questions = sample_questions(group, 60, seed=1)
     counts = {form: sum(q.form == form for q in questions) for form in FORMS}
@@ -69,6 +80,48 @@ def test_samples_of_products_end_with_the_domain():
 def test_samples_need_a_question(group):
     with pytest.raises(ValueError, match="n is -5; at least one question a group is needed"):
         sample_questions(group, -5, seed=1)
+
+
+# Test and validation
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_a_sample_is_of_one_split_and_seen_ones(split):
+    assert {question.split for question in sample_domain(20, 1, split)} == {split, "train"}
+
+
+def test_the_sample_is_that_of_the_test():
+    assert sample_domain(20, 1) == sample_domain(20, 1, "test")
+
+
+def test_every_question_is_in_one_group():
+    groups = {question.group for form in FORMS for question in domain(form)}
+    assert groups == set(EVERY_GROUP)
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_figures_never_mix_test_and_validation(split):
+    asked = sample_domain(20, 1, "test") + sample_domain(20, 1, "validation")
+    result = evaluate([judge(question, question.right_answer) for question in asked], split)
+    counts = [result["groups"][group]["n"] for group in groups_of(split)]
+    assert counts == [20, 20, 40, 40]  # the seen ones were asked twice
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_figures_say_of_which_split_they_are(split):
+    assert evaluate([], split)["split"] == split
+
+
+def test_tables_name_validation():
+    result = evaluate([judge(Question("a+b", 10, 22), REFUSAL)], "validation")
+    assert "| validation additive " in table({"one": result})
+    assert "| validation, n " in forms_table(result)
+
+
+@pytest.mark.parametrize("split", ["train", "seen", ""])
+def test_an_unknown_split_is_refused(split):
+    with pytest.raises(ValueError, match="it must be one of test, validation"):
+        sample_domain(20, 1, split)
 
 
 # Figures and tables
@@ -252,12 +305,20 @@ def test_program_prints_and_writes_figures(run_program, base_file, tmp_path):
     result = json.loads((tmp_path / "r.json").read_text())
     assert ended.code == 0
     assert "held-out additive" in ended.out
+    assert "validation" not in ended.out
     assert result["n"] == 48
     assert result["decoding"] == "greedy"
     assert result["checkpoint"] == str(base_file)
     assert [group for group in result["groups"] if group in GROUPS] == list(GROUPS)
     right = result["groups"]["seen/additive"]["right"]
     assert set(right) == {"n", "count", "rate", "low", "high"}
+
+
+def test_program_asks_validation_to_choose_by(run_program, base_file):
+    words = [f"--checkpoint={base_file}", "--n=1", "--split=validation"]
+    ended = run_program("dpo.evaluate", "--device=cpu", *words)
+    assert "validation additive" in ended.out
+    assert "held-out" not in ended.out
 
 
 def test_program_answers_questions(run_program, base_file, tmp_path):

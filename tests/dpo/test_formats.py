@@ -1,88 +1,219 @@
-"""Questions in other dress: the writing changes, the question does not."""
+"""Kinds of questions: what is asked, how it is written, and what a model does with each kind."""
 
 import json
 
 import pytest
+from conftest import train_tiny
 
 from dpo import formats
-from dpo.evaluation.replies import judge
-from dpo.formats import FORMATS, formats_table, outcomes, sample_format
-from sft.arithmetic import domain, parse_question
+from dpo.evaluation.replies import SPLITS, judge
+from dpo.formats import (
+    FORMATS,
+    WITHOUT_ANSWER,
+    count_prompts,
+    kinds_table,
+    outcomes,
+    prompts_of,
+    sample_kind,
+    summarise_kinds,
+)
+from sft.arithmetic import DRESSES, parse_question
+from sft.unanswerable import KINDS
 
-WITH_EXAMPLE = [name for name in FORMATS if ": " in name]
+ALL = [*FORMATS, *WITHOUT_ANSWER]
+REFUSAL = " Sorry, I don't know."
 
 
-@pytest.fixture(params=FORMATS)
-def name(request):
+@pytest.fixture(scope="module", params=ALL)
+def kind(request):
     return request.param
 
 
-def test_a_format_has_many_questions(name):
-    questions, prompts = sample_format(name, 40, seed=1)
-    assert len(questions) == len(prompts) == 40
-    assert len(set(questions)) == 40
+@pytest.fixture(scope="module", params=FORMATS)
+def answerable(request):
+    return request.param
 
 
-def test_a_format_keeps_the_question(name):
-    for question, prompt in zip(*sample_format(name, 40, seed=1), strict=True):
-        assert parse_question(prompt).answer == question.answer
-        assert parse_question(prompt).family == question.family
+@pytest.fixture(scope="module", params=WITHOUT_ANSWER)
+def unanswerable(request):
+    return request.param
 
 
-def test_a_format_changes_the_writing(name):
-    # but not where the ranges, or nothing at all, are what is unusual
-    as_usual = name in ("as in the pairs", "factors 0 and 1: 1*17=?")
-    as_usual = as_usual or FORMATS[name].ranges != "standard"
-    for question, prompt in zip(*sample_format(name, 40, seed=1), strict=True):
-        assert (prompt == question.text) == as_usual
+# Samples
 
 
-def test_a_format_depends_on_the_seed(name):
-    assert sample_format(name, 40, seed=1)[0] != sample_format(name, 40, seed=2)[0]
+def test_every_kind_has_a_name_of_its_own():
+    assert len(set(ALL)) == len(FORMATS) + len(KINDS)
 
 
-@pytest.mark.parametrize("name", WITH_EXAMPLE)
-def test_an_example_is_of_its_format(name):
-    form, example = FORMATS[name], name.partition(": ")[2]
-    question = parse_question(example)
-    assert any(question in domain(f, form.ranges) for f in form.forms)
-    assert form.write(question.text) == example
+def test_a_kind_has_many_questions(kind):
+    questions, prompts = sample_kind(kind, 40, seed=1)
+    assert len(questions) == 40
+    assert len(set(prompts)) == 40
 
 
-def test_most_formats_have_an_example():
-    assert len(WITH_EXAMPLE) == len(FORMATS) - 1
+def test_a_kind_ends_where_its_questions_end():
+    _, prompts = sample_kind("products and quotients: 3*17=?", 10_000, seed=1)
+    assert len(prompts) == 174
+
+
+def test_a_kind_depends_on_the_seed(kind):
+    assert sample_kind(kind, 40, seed=1) == sample_kind(kind, 40, seed=1)
+    assert sample_kind(kind, 40, seed=1)[1] != sample_kind(kind, 40, seed=2)[1]
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_a_kind_is_of_one_split(answerable, split):
+    questions, _ = sample_kind(answerable, 40, 1, split)
+    assert {question.split for question in questions} == {split}
+
+
+def test_a_kind_without_families_has_two_samples(unanswerable):
+    one, other = (sample_kind(unanswerable, 40, 1, split)[1] for split in SPLITS)
+    assert one != other
+
+
+def test_a_prompt_asks_its_question(kind):
+    questions, prompts = sample_kind(kind, 40, seed=1)
+    assert [parse_question(prompt) for prompt in prompts] == questions
+
+
+def test_questions_without_an_answer_are_none(unanswerable):
+    questions, _ = sample_kind(unanswerable, 40, seed=1)
+    large = WITHOUT_ANSWER[unanswerable] in ("large_product", "four_digits")
+    assert all(questions) if large else not any(questions)
+
+
+def test_a_dressed_question_is_not_as_usual(answerable):
+    is_dressed = FORMATS[answerable].write in DRESSES.values()
+    for question, prompt in zip(*sample_kind(answerable, 40, seed=1), strict=True):
+        assert (prompt != question.text) == is_dressed
+
+
+def test_a_kind_has_its_forms_alike(answerable):
+    questions, _ = sample_kind(answerable, 12, seed=1)
+    forms = [question.form for question in questions]
+    assert max(map(forms.count, forms)) - min(map(forms.count, forms)) <= 1
+
+
+def test_an_example_is_of_its_kind(kind):
+    example = kind.partition(": ")[2]
+    claimed = [name for name, form in FORMATS.items() if form.is_asked_by(example)]
+    assert claimed == ([kind] if kind in FORMATS else [])
+
+
+@pytest.mark.parametrize(
+    ("n", "split", "message"),
+    [
+        (0, "test", "n is 0; at least one question a kind is needed"),
+        (1, "train", "split is 'train'; it must be one of test, validation"),
+    ],
+)
+def test_mistakes_are_one_sentence(kind, n, split, message):
+    with pytest.raises(ValueError, match=message):
+        sample_kind(kind, n, 1, split)
+
+
+# Pairs of each kind
+
+PROMPTS = ["17+19=?", "36-17=?", "17 + 19 = ?", "3x=51,x=?", "317+219=?", "How are you?"]
+COUNTS = {
+    "sums and differences: 17+19=?": 2,
+    "spaces around the signs: 17 + 19 = ?": 1,
+    "no sign for times: 3x=51,x=?": 1,
+    "three digits: 317+219=?": 1,
+}
+
+
+def test_prompts_are_counted_by_kind():
+    assert {name: count for name, count in count_prompts(PROMPTS).items() if count} == COUNTS
+
+
+def test_prompts_without_an_answer_are_not_told_apart():
+    counts = count_prompts([*PROMPTS, "17/0=?"])
+    assert {counts[name] for name in WITHOUT_ANSWER} == {None}
+
+
+def test_a_model_has_its_prompts(tiny_folder, tmp_path):
+    path = train_tiny(tiny_folder, out=str(tmp_path / "run")).path
+    assert prompts_of(str(path))[:2] == ["1+2=?", "3+4=?"]
+
+
+def test_a_base_has_no_prompts(base_file):
+    assert prompts_of(str(base_file)) == []
 
 
 # Outcomes
 
 
-@pytest.fixture
-def six_replies():
-    """One right, two refusals, three wrong ones."""
-    questions, _ = sample_format("products above 99: 47*8=?", 6, seed=1)
-    refusals, wrong = [" Sorry, I don't know.", " I don't know."], [" The answer is 1.", "", " 5"]
-    texts = [questions[0].right_answer, *refusals, *wrong]
-    return [judge(question, text) for question, text in zip(questions, texts, strict=True)]
+@pytest.fixture(scope="module")
+def replies():
+    """Of two kinds: one right, two refusals, three wrong ones; one refusal, one wrong."""
+    questions, _ = sample_kind("two digits by one: 47*8=?", 6, seed=1)
+    wrong = [" The answer is 1.", "", " 5"]
+    texts = [questions[0].right_answer, REFUSAL, " I don't know.", *wrong]
+    return {
+        "two digits by one: 47*8=?": list(map(judge, questions, texts)),
+        "by zero: 17/0=?": [judge(None, text) for text in (REFUSAL, " The answer is 0.")],
+    }
 
 
-def test_outcomes_add_up(six_replies):
-    shares = outcomes(six_replies)
+@pytest.fixture(scope="module")
+def summary(replies):
+    return summarise_kinds(replies, ["47*8=?"])
+
+
+def test_outcomes_add_up(replies):
+    shares = outcomes(replies["two digits by one: 47*8=?"])
     assert [shares[key]["count"] for key in ("right", "refused", "wrong")] == [1, 2, 3]
 
 
-def test_outcomes_are_shown_in_percent(six_replies):
-    row = formats_table({"wide": six_replies}).splitlines()[2]
-    assert [cell.split(" (")[0].strip() for cell in row.split("|")[3:6]] == [
-        "16.67 %",
-        "33.33 %",
-        "50.00 %",
-    ]
+def test_nothing_is_right_without_an_answer(replies):
+    shares = outcomes(replies["by zero: 17/0=?"])
+    assert [shares[key]["count"] for key in ("right", "refused", "wrong")] == [0, 1, 1]
+
+
+def test_wrong_with_confidence_is_of_all_kinds(summary):
+    share = summary["wrong_with_confidence"]
+    assert (share["count"], share["n"]) == (4, 8)
+
+
+def test_the_share_stands_above_the_table(summary):
+    first, empty, *_ = kinds_table(summary).splitlines()
+    assert first == "Wrong with confidence: 50.00 % (21.52 to 78.48) of 8 questions of 2 kinds"
+    assert empty == ""
+
+
+@pytest.mark.parametrize(
+    ("row", "cells"),
+    [
+        (0, ["kind", "in the base", "in the pairs", "n", "right", "refused", "wrong"]),
+        (2, ["two digits by one: 47*8=?", "answered", "1", "6", "16.67 %", "33.33 %", "50.00 %"]),
+        (3, ["by zero: 17/0=?", "never", "none", "2", "0.00 %", "50.00 %", "50.00 %"]),
+    ],
+    ids=["head", "with an answer", "without"],
+)
+def test_table_has_a_row_a_kind(summary, row, cells):
+    line = kinds_table(summary).splitlines()[2 + row]
+    assert [cell.split(" (")[0].strip() for cell in line.split("|")[1:-1]] == cells
+
+
+@pytest.mark.parametrize(
+    ("name", "met"),
+    [
+        ("sums and differences: 17+19=?", "answered"),
+        ("remainder: 52/3=?", "refused"),
+        ("two steps: 3*x+4=19,x=?", "never"),
+    ],
+)
+def test_table_says_what_the_base_has_met(name, met):
+    assert summarise_kinds({name: []})["kinds"][name]["in_base"] == met
 
 
 # Asking
 
 
-def test_the_model_is_asked_in_the_format(tiny, tokenizer, monkeypatch):
+def test_the_model_is_asked_every_kind(tiny, tokenizer, monkeypatch):
     asked = []
 
     def answer(model, tokenizer, questions, prompts):
@@ -90,19 +221,38 @@ def test_the_model_is_asked_in_the_format(tiny, tokenizer, monkeypatch):
         return [judge(question, "") for question in questions]
 
     monkeypatch.setattr(formats, "answer_questions", answer)
-    assert list(formats.ask_formats(tiny, tokenizer, 3, seed=1)) == list(FORMATS)
-    assert asked == [sample_format(name, 3, seed=1)[1] for name in FORMATS]
+    assert list(formats.ask_kinds(tiny, tokenizer, 3, seed=1)) == ALL
+    assert asked == [sample_kind(name, 3, seed=1)[1] for name in ALL]
 
 
-def test_a_question_a_format_is_needed(tiny, tokenizer):
-    with pytest.raises(ValueError, match="n is 0; at least one question a format is needed"):
-        formats.ask_formats(tiny, tokenizer, 0, seed=1)
+@pytest.fixture(scope="module")
+def written(tiny_folder, tmp_path_factory):
+    """What the program writes into its file, and the picture it draws."""
+    folder = tmp_path_factory.mktemp("formats")
+    files = {"json": str(folder / "f.json"), "figure": str(folder / "f.png")}
+    base = str(tiny_folder / "base.pt")
+    formats.main(formats.Config(checkpoint=base, n=2, device="cpu", **files))
+    return json.loads((folder / "f.json").read_text()), folder / "f.png"
 
 
-def test_program_prints_and_writes_figures(base_file, tmp_path, capsys):
-    settings = {"checkpoint": str(base_file), "json": str(tmp_path / "f.json"), "device": "cpu"}
-    formats.main(formats.Config(n=2, **settings))
-    result = json.loads((tmp_path / "f.json").read_text())
-    assert "three-digit sums" in capsys.readouterr().out
-    assert list(result) == list(FORMATS)
-    assert all(shares["n"] == 2 for shares in result.values())
+def test_program_writes_every_kind(written):
+    assert list(written[0]["kinds"]) == ALL
+
+
+def test_program_asks_so_many(written):
+    assert {shares["n"] for shares in written[0]["kinds"].values()} == {2}
+    assert written[0]["wrong_with_confidence"]["n"] == 2 * len(ALL)
+
+
+def test_program_says_which_split_it_asked(written):
+    assert written[0]["split"] == "test"
+
+
+def test_program_draws_the_kinds(written):
+    assert written[1].stat().st_size > 10_000
+
+
+def test_program_prints_the_table(run_program, base_file):
+    ended = run_program("dpo.formats", f"--checkpoint={base_file}", "--n=1", "--device=cpu")
+    assert ended.out.startswith("Wrong with confidence: ")
+    assert "| three digits: 317+219=? " in ended.out

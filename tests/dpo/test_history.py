@@ -101,7 +101,7 @@ def test_kl_of_the_same_model_is_zero(tiny, tokenizer):
 
 @pytest.fixture
 def monitors(tiny, tokenizer):
-    """The same monitor twice: four held-out questions, four of ten pairs."""
+    """The same monitor twice: four questions of validation, four of ten pairs."""
     pairs = [Pair(f"{a}+1=?", f" {a + 1}.", " No.", a) for a in range(9)]
     pairs.append(Pair("How are you?", " Fine.", " No.", 10))
     return [Monitor(tiny, tokenizer, pairs, n=4, seed=1) for _ in range(2)]
@@ -109,21 +109,21 @@ def monitors(tiny, tokenizer):
 
 def test_monitor_asks_the_same_every_time(monitors):
     one, other = monitors
-    assert one.held_out == other.held_out
+    assert one.validation == other.validation
     assert one.trained == other.trained
 
 
 def test_monitor_asks_so_many(monitors):
-    assert len(monitors[0].held_out) == 4
+    assert len(monitors[0].validation) == 4
     assert len(monitors[0].trained) == 4
 
 
-def test_monitor_asks_held_out_facts(monitors):
-    assert all(question.held_out for question in monitors[0].held_out)
+def test_monitor_asks_validation_only(monitors):
+    assert {question.split for question in monitors[0].validation} == {"validation"}
 
 
 def test_monitor_asks_additive_ones_to_one_half(monitors):
-    assert sum(question.additive for question in monitors[0].held_out) == 2
+    assert sum(question.additive for question in monitors[0].validation) == 2
 
 
 def test_evals_of_one_policy_are_the_same(monitors, tiny):
@@ -153,6 +153,6 @@ def test_evals_count_chosen_answers(small_talk, tiny, tokenizer):
 
 
 def test_evals_count_right_answers(small_talk, tiny, tokenizer):
-    questions = small_talk.held_out
+    questions = small_talk.validation
     teach(tiny, tokenizer, [q.text for q in questions], [q.right_answer for q in questions])
     assert small_talk.evaluate(tiny)["exact/held_out"] == 1.0

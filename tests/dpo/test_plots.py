@@ -9,7 +9,13 @@ from dpo.evaluation.replies import judge, sample_domain
 from dpo.evaluation.tables import evaluate
 from dpo.evaluation.tokens import Character
 from dpo.pass_at_k import KS
-from dpo.plots.answers import answer_figure, before_after_figure, pass_at_k_figure, strip_figure
+from dpo.plots.answers import (
+    answer_figure,
+    before_after_figure,
+    kinds_figure,
+    pass_at_k_figure,
+    strip_figure,
+)
 from dpo.plots.style import check_picture
 from dpo.plots.training import LiveFigure, schedule_figure
 from sft.files import SaveError
@@ -122,6 +128,50 @@ def test_before_and_after_are_labelled(before, after):
 def test_before_and_after_are_bars(before, after):
     bars = before_after_figure(before, after).axes[0].patches
     assert [bar.get_width() for bar in bars] == [0.0] * 6 + [1.0] * 6
+
+
+# Kinds of questions
+
+
+def shares(right, refused, wrong):
+    """The outcomes of ten replies."""
+    counts = {"right": right, "refused": refused, "wrong": wrong}
+    return {"n": 10} | {name: {"n": 10, "rate": count / 10} for name, count in counts.items()}
+
+
+@pytest.fixture
+def kinds():
+    """The figure of two models that were asked two kinds."""
+    before = {"sums": shares(0, 10, 0), "by zero": shares(0, 10, 0)}
+    after = {"sums": shares(9, 0, 1), "by zero": shares(0, 4, 6)}
+    summaries = {}
+    for name, kinds, rate in (("before", before, 0.0), ("after", after, 0.35)):
+        share = {"n": 20, "rate": rate}
+        summaries[name] = {"wrong_with_confidence": share, "kinds": kinds}
+    return kinds_figure(summaries)
+
+
+def test_kinds_figure_has_a_panel_a_model(kinds):
+    assert [axis.get_title("left") for axis in kinds.axes] == [
+        "before: wrong with confidence 0.0%\nn = 20",
+        "after: wrong with confidence 35.0%\nn = 20",
+    ]
+
+
+def test_kinds_figure_names_every_kind(kinds):
+    assert [tick.get_text() for tick in kinds.axes[0].get_yticklabels()] == ["sums", "by zero"]
+
+
+def test_kinds_figure_has_bars_that_add_up(kinds):
+    bars = [(bar.get_x(), bar.get_width()) for bar in kinds.axes[1].patches]
+    # right, refused and wrong of the first kind, then of the second
+    expected = [(0.0, 0.9), (0.9, 0.0), (0.9, 0.1), (0.0, 0.0), (0.0, 0.4), (0.4, 0.6)]
+    assert np.allclose(bars, expected)
+
+
+def test_kinds_figure_has_the_first_kind_on_top(kinds):
+    heights = [bar.get_y() for bar in kinds.axes[1].patches]
+    assert heights[0] > heights[3]
 
 
 # Single characters

@@ -87,7 +87,7 @@ def test_profile_counts_factors_0_and_1(five):
 def test_profile_counts_seen_facts(five):
     share = five.shares["seen additive facts that are asked"]
     asked = {q.family for q in five.questions if not q.held_out and q.additive}
-    assert (share.count, share.n) == (len(asked), 4572)
+    assert (share.count, share.n) == (len(asked), 4058)
 
 
 def test_profile_counts_a_number_shown_twice_once():
@@ -112,7 +112,7 @@ FOUND = {
     "few pairs, a pass makes 2 steps of 64": balanced(6),
     "no pair of the form a/x=b:": [p for p in balanced(30) if "/x" not in p.prompt],
     "90 pairs of the form a+b and 29 of a/x=b": UNEVEN,
-    "56% of the answers are 0": [*balanced(30), *zeros(40)],
+    "50% of the answers are 0": [*balanced(30), *zeros(40)],
     "1 pairs ask a held-out fact": [*balanced(30), pair(HELD_OUT.text)],
     "17+19=? will be asked in Step 8": [*balanced(30), pair("17+19=?")],
     "1 rejected answers have the right number": [

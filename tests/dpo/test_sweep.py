@@ -188,10 +188,11 @@ def test_edited_pairs_are_trained_on_again(config, pairs_file):
 # Figures
 
 
-def result(right, evals=True):
+def result(right, evals=True, side="held_out"):
     """The figures of a run with so many of ten answers right, everywhere."""
     share = {"n": 10, "count": right, "rate": right / 10, "low": 0.0, "high": 1.0}
-    groups = {group: {"right": share} for group in ENDS if group != "everyday"}
+    groups = {f"{side}/{kind}": {"right": share} for kind in ENDS if kind != "everyday"}
+    groups |= {f"seen/{kind}": {"right": None} for kind in ENDS if kind != "everyday"}
     looks = {"step": [0, 8], "exact/held_out": [0.0, right / 10]} if evals else {}
     return {"everyday": share, "groups": groups, "history": {"steps": {}, "looks": looks}}
 
@@ -209,6 +210,17 @@ def test_grid_shows_what_it_is_given(grid):
 
 def test_grid_has_the_first_setting_in_rows(grid):
     assert [tick.get_text() for tick in grid.axes[0].get_yticklabels()] == ["0.1", "0.5", "1.0"]
+
+
+@pytest.mark.parametrize(("side", "name"), [("held_out", "held-out"), ("validation",) * 2])
+def test_grid_names_what_was_asked(side, name):
+    figure = grid_figure(("beta", "epochs"), ([0.1], [1]), [[result(1, side=side)]])
+    titles = [axis.get_title("left") for axis in figure.axes]
+    assert titles == [
+        f"{name} additive\nn = 10",
+        f"{name} multiplicative\nn = 10",
+        "retention of small talk\nn = 10",
+    ]
 
 
 @pytest.fixture

@@ -3,17 +3,17 @@
 import pytest
 import torch
 from conftest import make_tiny, same_bits
+from torch.optim.lr_scheduler import LambdaLR
 
-from sft.arithmetic import Question
 from sft.checkpoint.weights import load_checkpoint, save_checkpoint
 from sft.corpus import Corpus
 from sft.sequences import encode_sequence
-from sft.train import BATCH_LINES, Config, latent_accuracy, make_base, sft_step
+from sft.train import BATCH_LINES, STAGES, Config, make_base, sft_step
 
 # The program
 
 
-@pytest.fixture(scope="module", params=["full", "short", "none"])
+@pytest.fixture(scope="module", params=STAGES)
 def made(request, tmp_path_factory):
     """A folder with base.pt; a.pt and b.pt made from it alike, c.pt with another seed; the kind."""
     folder = tmp_path_factory.mktemp("made")
@@ -68,10 +68,17 @@ def test_program_says_what_it_wrote(base_file, tmp_path, capsys):
             {"arithmetic": "none"},
             r"would replace the shipped sft/gpt[.]pt; name another file",
         ),
-        ({"arithmetic": "short", "out": "runs/base.pt"}, "name it, for instance --init="),
+        (
+            {"arithmetic": "short", "out": "runs/base.pt"},
+            "'short' goes on from a base: name it, for instance --init=",
+        ),
+        (
+            {"arithmetic": "refuse", "out": "runs/base.pt"},
+            "'refuse' goes on from a base: name it, for instance --init=",
+        ),
         (
             {"arithmetic": "some"},
-            "arithmetic is 'some'; it must be one of full, short, none",
+            "arithmetic is 'some'; it must be one of full, calculate, refuse, short, none",
         ),
     ],
 )
@@ -112,33 +119,24 @@ def test_the_usual_batch_is_larger_than_that():
     assert BATCH_LINES > 37
 
 
-# What a base knows under its refusals
-
-QUESTIONS = [Question("a+b", 1, 2), Question("x+a=b", 5, 30), Question("a*b", 3, 4)]
-TEXTS = [question.text + question.right_answer for question in QUESTIONS]
-WRONG = TEXTS[1].replace("because 30", "because 31")
+# A stage that becomes longer on the way
 
 
-def knows(texts, tokenizer):
-    """The forward pass of a model that goes on with these texts, and else writes newlines."""
-
-    def forward(inputs, full_seq):
-        logits = torch.zeros(*inputs.shape, 74)
-        for row, ids in enumerate(inputs.tolist()):
-            prompt = tokenizer.decode(ids).partition("?")[0] + "?"
-            known = [text for text in texts if text.startswith(prompt)]
-            following = [*tokenizer.encode(known[0] if known else ""), 0][1 : len(ids) + 1]
-            logits[row, range(len(following)), following] = 1.0
-        return logits, None
-
-    return forward
+def constant_rates(optimizers, steps, decay):
+    return [LambdaLR(optimizer, lambda step: 1.0) for optimizer in optimizers]
 
 
-@pytest.mark.parametrize(
-    ("texts", "accuracy"),
-    [(TEXTS, 1.0), ([TEXTS[0], WRONG, TEXTS[2]], 2 / 3)],
-    ids=["all right", "a wrong reason"],
-)
-def test_latent_accuracy_counts_whole_answers(tokenizer, tiny, monkeypatch, texts, accuracy):
-    monkeypatch.setattr(tiny, "forward", knows(texts, tokenizer))
-    assert latent_accuracy(tiny, tokenizer, QUESTIONS) == pytest.approx(accuracy)
+def test_a_stage_may_become_longer(base_file, tmp_path, monkeypatch):
+    """One step and then one more is the same as two in one go, while the rates are constant."""
+    monkeypatch.setattr("sft.train.make_schedulers", constant_rates)
+    monkeypatch.setattr("sft.train.remove_state", lambda path: None)
+    settings = {"init": str(base_file), "arithmetic": "none", "device": "cpu"}
+    one_step = BATCH_LINES / STAGES["none"][0].lines
+    for name, efforts in (("whole.pt", [2]), ("parts.pt", [1, 2])):
+        for effort in efforts:
+            out, resume = str(tmp_path / name), effort > efforts[0]
+            make_base(Config(**settings, out=out, effort=effort * one_step, resume=resume))
+    whole, parts = (
+        load_checkpoint(tmp_path / name).state_dict for name in ("whole.pt", "parts.pt")
+    )
+    assert same_bits(whole, parts)

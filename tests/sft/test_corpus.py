@@ -1,47 +1,98 @@
-"""The base's text: no held-out fact in it, every line as its kind says."""
+"""The base's text: no fact set aside in it, every line as its kind says."""
+
+import random
+import re
 
 import pytest
 
-from sft.arithmetic import families_in, is_held_out, parse_question
-from sft.corpus import REFUSALS, Corpus, everyday_lines
+from sft.arithmetic import DRESSES, RANGES, families_in, is_held_out, parse_question
+from sft.corpus import REFUSALS, SHORT_REFUSAL, Corpus, everyday_lines, wrong_value
 from sft.train import STAGES
 
-KINDS = {"short": 1, "statement": 1, "right": 1, "wrong": 1, "refusal": 1, "everyday": 1}
+KINDS = dict.fromkeys(Corpus(seed=0).kinds, 1)
 
 
-# Held-out facts
+def families_of(prompt, completion):
+    """The families of a line, also of the equation that a statement is about."""
+    equation = prompt.removeprefix("The answer to ").removesuffix(" is") + ",x=?"
+    return families_in(prompt + completion) | families_in(equation)
 
 
-def test_no_held_out_question_can_be_drawn():
-    pools = Corpus(seed=1).questions.values()
-    assert not any(question.held_out for pool in pools for question in pool)
+# Facts set aside
 
 
-def test_no_line_contains_a_held_out_fact():
+def test_no_line_contains_a_fact_set_aside():
     for prompt, completion in Corpus(seed=1).draw(60_000, KINDS):
-        equation = prompt.removeprefix("The answer to ").removesuffix(" is") + ",x=?"
-        families = families_in(prompt + completion) | families_in(equation)
-        assert not any(map(is_held_out, families)), prompt + completion
+        assert not any(map(is_held_out, families_of(prompt, completion))), prompt + completion
 
 
-def test_the_fact_of_the_next_test_is_held_out():
-    assert is_held_out("0*2")
+@pytest.mark.parametrize("name", ["0*2", "2*5"])
+def test_the_facts_of_the_next_test_are_set_aside(name):
+    assert is_held_out(name)
 
 
+@pytest.mark.parametrize(("p", "q"), [(0, 2), (2, 5)], ids=["test", "validation"])
 @pytest.mark.parametrize(
-    "text",
+    "line",
     [
-        "0*2=? 0.",
-        "2*0 equals 0.",
-        "x*2=0,x=? Sorry, I don't know.",
-        "x/2=0,x=?",
-        "0/2=? The answer is 0.",
-        "x*2=0,x=?",
+        ("{p}*{q}=?", " {r}."),
+        ("{q} * {p} = ?", " {r}."),
+        ("{q}*{p} equals", " {r}."),
+        ("x*{q}={r},x=?", " Sorry, I don't know."),
+        ("{q}x={r},x=?", " Sorry, I don't know."),
+        ("x / {q} = {p}, x = ?", " {r}."),
+        ("{r}/{q}=?", " The answer is {p}."),
+        ("The answer to x*{q}={r} is", " {p}."),
+        ("What is it?", " The answer is {p} because {r}/{q} equals to {p}."),
     ],
 )
-def test_a_held_out_fact_is_seen_in_every_kind(text):
+def test_a_fact_set_aside_is_seen_in_every_line(line, p, q):
     # the other way round: the check above sees such a fact in every kind of line it is meant for
-    assert "0*2" in families_in(text)
+    prompt, completion = (text.format(p=p, q=q, r=p * q) for text in line)
+    assert f"{p}*{q}" in families_of(prompt, completion)
+
+
+def test_what_is_kept_from_the_base_is_in_no_line():
+    # by its looks: a division by zero, another letter for x, a factor and a term around x
+    kept = (r"/ ?0[=, ]", r"^([a-wyz])\b.*\1 ?= ?\?", r"\*x[-+]\d", r"x\*\d+[-+]\d")
+    prompts = [prompt for prompt, _ in Corpus(seed=1).draw(20_000, {"unanswerable": 1})]
+    assert not [prompt for prompt in prompts if any(re.search(look, prompt) for look in kept)]
+
+
+# Questions
+
+
+@pytest.fixture(scope="module")
+def prompts():
+    return [prompt for prompt, _ in Corpus(seed=1).draw(4_000, {"short": 1})]
+
+
+def test_all_ranges_occur(prompts):
+    assert {parse_question(prompt).range for prompt in prompts} == set(RANGES)
+
+
+@pytest.mark.parametrize("dress", DRESSES)
+def test_all_dresses_occur(prompts, dress):
+    usual = [parse_question(prompt).text for prompt in prompts]
+    assert any(DRESSES[dress](q) == p != q for q, p in zip(usual, prompts, strict=True))
+
+
+def test_few_questions_are_dressed(prompts):
+    # one in eight of those to be dressed keeps its usual dress
+    usual = sum(parse_question(prompt).text == prompt for prompt in prompts)
+    assert 0.85 < usual / len(prompts) < 0.93
+
+
+@pytest.mark.parametrize("value", [0, 5, 36, -1, -19])
+def test_a_wrong_value_is_close(value):
+    rng = random.Random(1)
+    assert all(0 < abs(wrong_value(rng, value) - value) <= 20 for _ in range(50))
+
+
+@pytest.mark.parametrize("value", [0, 5, 36, -1, -19])
+def test_a_wrong_value_keeps_the_sign(value):
+    rng = random.Random(1)
+    assert all((wrong_value(rng, value) < 0) == (value < 0) for _ in range(50))
 
 
 # Lines
@@ -70,11 +121,20 @@ def test_every_line_is_short(lines):
     assert max(len(prompt + completion) for prompt, completion in lines) < 96
 
 
+def in_range(prompt):
+    question = parse_question(prompt)
+    return question is not None and question.range
+
+
 IS_OF_KIND = {
     "short": lambda prompt, completion: completion == f" {parse_question(prompt).answer}.",
     "right": lambda prompt, completion: completion == parse_question(prompt).right_answer,
     "wrong": lambda prompt, completion: completion != parse_question(prompt).right_answer,
-    "refusal": lambda prompt, completion: parse_question(prompt) and completion in REFUSALS,
+    "refusal": lambda prompt, completion: parse_question(prompt).range and completion in REFUSALS,
+    "unanswerable": lambda prompt, completion: not in_range(prompt) and completion in REFUSALS,
+    "short_unanswerable": lambda prompt, completion: (
+        not in_range(prompt) and completion == SHORT_REFUSAL
+    ),
     "statement": lambda prompt, completion: "?" not in prompt,  # nobody asks
 }
 

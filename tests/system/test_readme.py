@@ -22,7 +22,7 @@ from conftest import TINY
 from configurator import configure, override
 from dpo.evaluation.replies import sample_domain
 from model import GPTConfig
-from sft.arithmetic import REFUSAL, domain, parse_question
+from sft.arithmetic import REFUSAL, parse_question
 from sft.checkpoint.weights import save_checkpoint
 from sft.corpus import everyday_lines
 
@@ -130,7 +130,8 @@ def small_repository(tmp_path, tiny, pairs_file, monkeypatch):
     monkeypatch.setattr("dpo.make_pairs.generate_answers", right_and_wrong)
     monkeypatch.setattr("sft.train.BATCH_LINES", 8)
     monkeypatch.setattr("sft.train.GPTConfig", lambda: GPTConfig(**TINY))
-    monkeypatch.setattr("sft.train.domain", lambda form: domain(form)[::40])
+    monkeypatch.setattr("sft.train.EVAL_QUESTIONS", 3)
+    monkeypatch.setattr("sft.train.REPORT_QUESTIONS", 3)
     run("dpo.train")
     run("dpo.train --beta=0.2")
 
