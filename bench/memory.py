@@ -1,7 +1,7 @@
 """Peak resident memory of training runs: `python -m bench.memory`.
 
-Each run is a process of its own: the notebook's training as it is by default, and one on four times
-as many pairs. Prints a table, with the sizes of pairs and model, and writes runs/memory.json. Not
+Each run is a process of its own: the notebook's training as it is by default, and one on 12,288
+pairs. Prints a table, with the sizes of pairs and model, and writes runs/memory.json. Not
 for Windows.
 """
 
@@ -16,7 +16,7 @@ from dpo.evaluation.tables import markdown
 from dpo.train import Config
 from sft.files import write_json
 
-MANY_PAIRS = Path("runs/many_pairs.json")
+MANY_PAIRS, LARGE = Path("runs/many_pairs.json"), "dpo/settings/large_file.py"
 MIB = 2**20  # bytes
 UNIT = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
 
@@ -31,12 +31,12 @@ def peak_bytes(words: list[str]) -> int:
 
 
 def main() -> None:
-    make_pairs.main(make_pairs.Config(n=4 * 3072, negatives="refusal", out=str(MANY_PAIRS)))
+    make_pairs.main(make_pairs.Config(n=12_288, negatives="refusal", out=str(MANY_PAIRS)))
     alone = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * UNIT
     runs = {
         "default": [],
         "default, float32": ["--precision=float32"],
-        "four times the pairs, no evals": [f"--pairs={MANY_PAIRS}", "--eval_every=0"],
+        "12,288 pairs, no evals": [LARGE, f"--pairs={MANY_PAIRS}", "--eval_every=0"],
     }
     results = {}
     for name, words in runs.items():

@@ -16,7 +16,9 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 
+from bench.learning import pairs_file
 from bench.report import hardware
+from configurator import override
 from dpo.data.batches import batches, tokenize_pairs
 from dpo.data.pair_file import load_pairs
 from dpo.evaluation.tables import markdown
@@ -31,7 +33,7 @@ from sft.optimizers import make_optimizers, make_schedulers
 MACHINES = (1, 2, 4, 8, 16)
 NETWORKS = {"1 Gbit/s": 1e9 / 8, "10 Gbit/s": 1e10 / 8, "100 Gbit/s": 1e11 / 8}  # bytes a second
 ROUNDS = 5
-SETTINGS = Config()
+SETTINGS = override(Config(), ["dpo/settings/large_file.py"])
 
 
 class Unconnected(World):
@@ -52,7 +54,7 @@ def step_seconds() -> tuple[dict[int, float], float, float, int]:
     and the optimizer's step. The first time of each is left out, as it warms up.
     """
     policy, tokenizer = load_model(SETTINGS.base)
-    pairs = load_pairs(SETTINGS.pairs, tokenizer).pairs[: 64 * (ROUNDS + 1)]
+    pairs = load_pairs(pairs_file(64 * (ROUNDS + 1), "refusal"), tokenizer).pairs
     tokenized = tokenize_pairs(tokenizer, pairs)
     logps = compute_reference_logps(policy, tokenized)
     optimizers = make_optimizers(policy, "adamw", SETTINGS.base_lr)
@@ -60,7 +62,7 @@ def step_seconds() -> tuple[dict[int, float], float, float, int]:
     passes, updates, layings = {n: [] for n in MACHINES}, [], []
     for n in MACHINES:
         for micro_batches in batches(
-            tokenized, logps, SETTINGS.batch_size, SETTINGS.seed, shard=(n - 1, n)
+            tokenized, logps, SETTINGS.batch_size, SETTINGS.seed, epochs=1, shard=(n - 1, n)
         ):
             times = [time.perf_counter()]
             metrics = accumulate_gradients(

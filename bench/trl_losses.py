@@ -16,7 +16,7 @@ from trl.experimental.orpo import ORPOTrainer
 from bench import huggingface
 from dpo.data.batches import tokenize_pairs
 from dpo.data.pair import Pair
-from dpo.data.pair_file import load_pairs
+from dpo.data.pair_file import load_pairs, spread
 from dpo.train import Config
 from model import GPT
 from sft.checkpoint.weights import load_model
@@ -38,7 +38,7 @@ DPO_NAMES = {  # ours and theirs, of the losses that TRL's DPOTrainer has
 def main() -> None:
     reference, tokenizer = load_model(Config.base)
     policy = with_noise(load_model(Config.base)[0])
-    pairs = load_pairs(Config.pairs, tokenizer).pairs[:PAIRS]
+    pairs = spread(load_pairs(Config.pairs, tokenizer).pairs, PAIRS)
     trainer = huggingface.make_trainer(policy, reference, tokenizer, pairs, PAIRS, BETA, 0.0)
     swapped = huggingface.make_trainer(reference, policy, tokenizer, pairs, PAIRS, BETA, 0.0)
     logps = [v for t in (trainer, swapped) for v in huggingface.logps_and_metrics(t)[:2]]

@@ -1,10 +1,11 @@
 """Make preference pairs: `python -m dpo.make_pairs` writes dpo/pos_neg_pairs.json.
 
-`--n=100000 --negatives=refusal --out=FILE` makes a large file in seconds.
+The shipped file is small and meant to be read and edited: questions of one form stand together, the
+plainest first. `--n=100000 --negatives=refusal --out=FILE` makes a large one in seconds.
 
 The positive of each question is the right answer. Its negative is what the base itself says when
 sampled, unless that happens to be right; or a plain refusal, or a near miss. No pair asks for a
-held-out fact.
+held-out fact, or the questions of the notebook's Step 8.
 
 With `--from=dpo/dpo.pt --out=runs/own.json` both answers are that model's own (on-policy): of
 several drawn to a question a right one is preferred to a wrong one. A question that it always gets
@@ -27,6 +28,7 @@ from sft.arithmetic import (
     FORMS,
     RANGES,
     REFUSAL,
+    STEP_8,
     Question,
     families_in,
     is_held_out,
@@ -34,13 +36,14 @@ from sft.arithmetic import (
     pool,
 )
 from sft.checkpoint.weights import load_model
-from sft.corpus import wrong_value
+from sft.corpus import TRIVIAL_KEPT, wrong_value
 from sft.device import best_device
 from sft.generation import generate_answers
 from sft.grading import grade
 from sft.progress import silenced
 
 NEGATIVES = ("base", "refusal", "near_miss")
+PLAINEST_FIRST = sorted(FORMS, key=lambda form: "x" in form)
 TRIES = 4  # answers drawn from the base per question before the refusal is taken
 
 
@@ -48,7 +51,7 @@ TRIES = 4  # answers drawn from the base per question before the refusal is take
 class Config:
     """python -m dpo.make_pairs: generate preference pairs."""
 
-    n: int = 3072  # how many pairs; with --from, to how many questions
+    n: int = 64  # how many pairs; with --from, to how many questions
     seed: int = 1  # of questions and negatives
     negatives: str = "base"  # base (its own), refusal or near_miss (wrong number); not with --from
     ranges: str = "standard"  # asked, by comma: standard, negatives, three_digits, products
@@ -62,7 +65,7 @@ class Config:
 
 
 def draw_questions(n: int, ranges: list[str], rng: random.Random) -> list[Question]:
-    """n questions of seen families, every form alike.
+    """n questions of seen families, every form alike and together.
 
     None comes twice before all of its form have come once.
     """
@@ -72,15 +75,19 @@ def draw_questions(n: int, ranges: list[str], rng: random.Random) -> list[Questi
             yield from rng.sample(questions, len(questions))
 
     streams = []
-    for form in FORMS:
-        seen = []
-        for name in ranges:
-            seen += [question for question in pool(form, name) if not question.held_out]
-        if seen:  # a range has not all forms
-            streams.append(endless(seen))
-    questions = [next(streams[i % len(streams)]) for i in range(n)]
-    rng.shuffle(questions)
-    return questions
+    for form in PLAINEST_FIRST:
+        if questions := _askable(form, ranges, rng):  # a range has not all forms
+            streams.append(endless(questions))
+    drawn = [next(streams[i % len(streams)]) for i in range(n)]
+    return sorted(drawn, key=lambda question: PLAINEST_FIRST.index(question.form))
+
+
+def _askable(form: str, ranges: list[str], rng: random.Random) -> list[Question]:
+    """Those of a form that pairs may ask, with few of the factors 0 and 1."""
+    questions = []
+    for name in ranges:
+        questions += [q for q in pool(form, name) if not q.held_out and q.text not in STEP_8]
+    return [q for q in questions if not q.trivial or rng.random() < TRIVIAL_KEPT]
 
 
 def sampled_negatives(questions: list[Question], config: Config) -> list[str]:
@@ -151,7 +158,7 @@ def own_answers(questions: list[Question], config: Config) -> list[tuple[Questio
 
 
 def make_pairs(config: Config) -> list[Pair]:
-    """The pairs, with the line that each will have in the file. ValueError for wrong settings."""
+    """The pairs. ValueError for wrong settings."""
     ranges = _check(config)
     rng = random.Random(config.seed)
     questions = draw_questions(config.n, ranges, rng)
@@ -166,8 +173,8 @@ def make_pairs(config: Config) -> list[Pair]:
         asked = parse_question(question.text)
         assert asked is not None and grade(asked, right).correct and not asked.held_out, question
     return [
-        Pair(question.text, right, wrong, line)
-        for line, (question, right, wrong) in enumerate(rows, start=2)  # line 1 opens the list
+        Pair(question.text, right, wrong, number)
+        for number, (question, right, wrong) in enumerate(rows, start=1)
     ]
 
 

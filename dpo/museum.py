@@ -18,9 +18,10 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from configurator import run_program
+from dpo import make_pairs
 from dpo.data.batches import TokenizedPair, batches, tokenize_pairs
 from dpo.data.pair import Pair
-from dpo.data.pair_file import load_pairs
+from dpo.data.pair_file import spread
 from dpo.evaluation.replies import Reply, answer_questions, sample_questions
 from dpo.evaluation.tables import markdown, percent, rate
 from dpo.plots.museum import museum_figure
@@ -41,7 +42,7 @@ from sft.sequences import Sequence, encode_sequence
 from sft.tokenizer import Tokenizer, load_tokenizer
 from sft.train import WEIGHT_DECAY, sft_step
 
-BASE, PAIRS = "sft/gpt.pt", "dpo/pos_neg_pairs.json"
+BASE, MOST_PAIRS = "sft/gpt.pt", 1024
 BLANK_STEPS, BLANK_LINES = 94, 64  # steps that make the tiny blank base, and lines in each
 LAST = 4  # steps at the end of a run over which a curve is averaged
 
@@ -167,7 +168,7 @@ class HealthyFromBlank(Healthy):
         "A tiny base that has only ever refused. The NLL term teaches how an answer looks; to "
         "calculate takes far longer."
     )
-    pairs, epochs, batch_size, base_lr, beta, nll_coef = 1024, 2, 32, 2e-3, 0.1, 1.0
+    pairs, epochs, batch_size, base_lr, beta, nll_coef = MOST_PAIRS, 2, 32, 2e-3, 0.1, 1.0
 
 
 class NoAnchor(HealthyFromBlank):
@@ -319,7 +320,7 @@ def run_exhibit(
     policy = exhibit.policy(base)
     tokenized = [
         TokenizedPair(exhibit.scored(pair.chosen), exhibit.scored(pair.rejected), pair.line)
-        for pair in tokenize_pairs(tokenizer, pairs[: exhibit.pairs])
+        for pair in tokenize_pairs(tokenizer, spread(pairs, exhibit.pairs))
     ]
     history = _train_exhibit(exhibit, policy, base, tokenized, seed)
     tuned = _save_and_load(exhibit, policy, base)
@@ -339,7 +340,7 @@ def _train_exhibit(
     steps = math.ceil(len(tokenized) / exhibit.batch_size) * exhibit.epochs
     schedulers, history = exhibit.schedulers(optimizers, steps), History()
     for micro_batches in batches(
-        tokenized, reference_logps, exhibit.batch_size, seed, exhibit.epochs, device=device
+        tokenized, reference_logps, exhibit.batch_size, seed, epochs=exhibit.epochs, device=device
     ):
         metrics = train_step(policy, micro_batches, optimizers, schedulers, **exhibit.objective())
         history.append(metrics)
@@ -364,7 +365,7 @@ def run_museum(
     """
     plan = _plan(set(titles))
     on, tokenizer, results = best_device(device), load_tokenizer(), []
-    pairs = load_pairs(PAIRS, tokenizer).pairs
+    pairs = make_pairs.make_pairs(make_pairs.Config(n=MOST_PAIRS, negatives="refusal"))
     questions = sample_questions("held_out/additive", n, seed)
     with Bar(sum(map(len, plan.values())), "museum", "exhibit") as bar:
         for baseline, kinds in plan.items():

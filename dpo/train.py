@@ -1,4 +1,4 @@
-"""One DPO run: `python -m dpo.train --beta=0.2 --epochs=3` tunes sft/gpt.pt and writes dpo/dpo.pt.
+"""One DPO run: `python -m dpo.train --beta=0.2 --steps=64` tunes sft/gpt.pt and writes dpo/dpo.pt.
 
 `torchrun --standalone --nproc_per_node=2 -m dpo.train` does the same in two processes.
 """
@@ -25,14 +25,15 @@ class Config:
     base: str = "sft/gpt.pt"  # checkpoint to tune; a frozen copy of it is the reference
     pairs: str = "dpo/pos_neg_pairs.json"  # preference pairs
     out: str = "dpo"  # folder for dpo.pt
-    max_pairs: int = 0  # train on the first so many pairs only, 0: on all
-    epochs: int = 1  # passes over the pairs
-    batch_size: int = 64  # pairs per step, of all processes together
+    max_pairs: int = 0  # train on so many pairs only, spread over the file; 0: on all
+    steps: int = 32  # updates, however many pairs there are: they are shuffled, again and again
+    epochs: int = 0  # passes over the pairs instead of steps, for a large file; 0: steps count
+    batch_size: int = 4  # pairs per step, of all processes together
     micro_batch: int = 32  # pairs in one pass: fewer take less memory; same result but for kto
-    base_lr: float = 1e-5  # highest learning rate of AdamW
+    base_lr: float = 2e-5  # highest learning rate of AdamW
     muon_lr: float = 2e-3  # highest learning rate of Muon, with --optimizer=muon
     beta: float = 0.1  # how strongly the policy is held to the reference; it multiplies
-    nll_coef: float = 0.2  # weight of the chosen answer's negative log-likelihood, 0 is pure DPO
+    nll_coef: float = 0.0  # weight of the chosen answer's negative log-likelihood; 0 is pure DPO
     digit_weight: float = 1.0  # how often a digit counts in that likelihood, others count once
     loss_type: str = "sigmoid"  # sigmoid (DPO) or one of its relatives; a wrong name lists them all
     label_smoothing: float = 0.1  # of cdpo and robust: the share of pairs that may be swapped
@@ -41,7 +42,7 @@ class Config:
     optimizer: str = "adamw"  # adamw, or muon for the matrices (and AdamW for the rest)
     max_grad_norm: float = 1.0  # gradients longer than this are shortened
     max_length: int = 256  # longest prompt and answer, in characters; longer ones are refused
-    eval_every: int = 10  # steps between two evals of answers and of the KL, 0 for none
+    eval_every: int = 4  # steps between two evals of answers and of the KL, 0 for none
     eval_questions: int = 100  # validation questions in an eval, as many of the pairs
     save_every: int = 20  # steps between two saved states that a run can go on from
     resume: bool = False  # go on with the interrupted run in `out`, if there is one
@@ -74,8 +75,8 @@ def check(config: Config, writes: bool = True) -> None:
     """
     for is_wrong, message in (
         (
-            config.epochs < 1 or config.batch_size < 1 or config.beta <= 0,
-            "epochs and batch_size must be at least 1, and beta above 0: "
+            min(config.steps, config.batch_size) < 1 or config.beta <= 0,
+            "steps and batch_size must be at least 1, and beta above 0: "
             "nothing would be learnt otherwise",
         ),
         (
@@ -84,8 +85,9 @@ def check(config: Config, writes: bool = True) -> None:
         ),
         (
             min(config.digit_weight, config.max_grad_norm) <= 0
-            or min(config.nll_coef, config.max_pairs) < 0,
-            "digit_weight and max_grad_norm must be above 0, and nll_coef and max_pairs 0 or more",
+            or min(config.nll_coef, config.max_pairs, config.epochs) < 0,
+            "digit_weight and max_grad_norm must be above 0; nll_coef, max_pairs and epochs 0 or "
+            "more",
         ),
         (
             not 0 <= config.label_smoothing < 0.5 or config.dpop_lambda < 0,

@@ -62,8 +62,8 @@ def make_tiny():
 def write_tiny_pairs(path):
     pairs = [
         {
-            "negative": f"{a}+{b}=? Sorry, I don't know.",
             "positive": f"{a}+{b}=? The answer is {a + b}.",
+            "negative": f"{a}+{b}=? Sorry, I don't know.",
         }
         for a, b in SUMS
     ]
@@ -105,10 +105,11 @@ class TinyRun:
 
 
 def train_tiny(folder, **settings):
-    """Train base.pt on pairs.json, both of this folder; without evals if not asked for."""
+    """Train base.pt on pairs.json, both of this folder; one pass if not asked otherwise."""
     files = {"base": "base.pt", "pairs": "pairs.json", "out": "run"}
     files = {name: str(folder / file) for name, file in files.items()}
-    config = Config(**files | {"device": "cpu", "eval_every": 0} | settings)
+    one_pass = {"epochs": 1, "batch_size": 64, "eval_every": 0}
+    config = Config(**files | {"device": "cpu"} | one_pass | settings)
     return TinyRun(*train(config), config)
 
 

@@ -3,7 +3,7 @@
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import chain, count, islice, takewhile
 
 import torch
 from torch import Tensor
@@ -145,16 +145,32 @@ def _padded(rows: tuple[list[int], ...], device: str | torch.device) -> Tensor:
     return torch.tensor([row + [0] * (longest - len(row)) for row in rows], device=device)
 
 
-def batch_order(n: int, batch_size: int, seed: int, epoch: int) -> list[list[int]]:
-    """The batches of one epoch over n pairs, as lists of indices: a function of these four only.
+def batch_order(
+    n: int, batch_size: int, seed: int, steps: int = 0, epochs: int = 1
+) -> list[list[int]]:
+    """The batches of a run over n pairs, as lists of indices: a function of these five only.
 
-    Every index comes once, the last batch may be smaller. Batches are not sorted by length: that
-    would save 4 % of the characters, but pairs of one length are of one kind, and a blank base
-    learns more slowly from batches of one kind.
+    `epochs` passes, in each of which every index comes once and the last batch may be smaller. Or,
+    if `steps` is above 0, so many full batches: they are cut from one pass after the other, also
+    across the end of a pass, so that runs on different files make the same steps.
+
+    Batches are not sorted by length: that would save 4 % of the characters, but pairs of one length
+    are of one kind, and a blank base learns more slowly from batches of one kind.
     """
-    order = list(range(n))
-    random.Random(f"{seed} {epoch}").shuffle(order)
-    return [order[start : start + batch_size] for start in range(0, n, batch_size)]
+
+    def shuffled(epoch: int) -> list[int]:
+        order = list(range(n))
+        random.Random(f"{seed} {epoch}").shuffle(order)
+        return order
+
+    if steps:
+        stream = chain.from_iterable(map(shuffled, count()))
+        return [list(islice(stream, batch_size)) for _ in range(steps)]
+    order = []
+    for epoch in range(epochs):
+        indices = shuffled(epoch)
+        order += [indices[start : start + batch_size] for start in range(0, n, batch_size)]
+    return order
 
 
 def batches(
@@ -162,22 +178,20 @@ def batches(
     reference_logps: Tensor,
     batch_size: int,
     seed: int,
+    steps: int = 0,
     epochs: int = 1,
     start: int = 0,
     device: str | torch.device = "cpu",
     micro_batch: int = MICRO_BATCH,
     shard: tuple[int, int] = (0, 1),
 ) -> Iterator[list[PairBatch]]:
-    """The batches of all epochs from step `start` on, each as micro-batches for one pass each.
+    """The batches of `batch_order` from step `start` on, each as micro-batches for one pass each.
 
     `reference_logps` (N, 2) holds chosen and rejected of each pair. A micro-batch has at most
     `micro_batch` pairs, of like length. With `shard` (r, n), those that fall to process r of n:
     together they are the batch, and alike in their lengths.
     """
-    order: list[list[int]] = []
-    for epoch in range(epochs):
-        order += batch_order(len(pairs), batch_size, seed, epoch)
-    for indices in order[start:]:
+    for indices in batch_order(len(pairs), batch_size, seed, steps, epochs)[start:]:
         indices = sorted(indices, key=lambda i: packed_length(pairs[i]))[shard[0] :: shard[1]]
         cut = [indices[i : i + micro_batch] for i in range(0, len(indices), micro_batch)]
         yield [

@@ -6,6 +6,8 @@ preference datasets).
 """
 
 import json
+from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 from dpo.data.checks import (
@@ -17,6 +19,7 @@ from dpo.data.checks import (
 )
 from dpo.data.json_reader import read_text, read_values, shorten
 from dpo.data.pair import Pair, PairsError, PairsFile
+from sft.arithmetic import parse_question
 from sft.files import write_atomically
 from sft.tokenizer import LOOK_ALIKES, Tokenizer
 
@@ -24,7 +27,7 @@ SHOWN_PROBLEMS = 20  # of a file, and at most of one pair
 MOST_PROBLEMS = 1000  # after so many the rest of a file is not read
 NO_PAIRS = (
     "line 1: no pairs; write "
-    '{"negative": "79-7=? Sorry.", "positive": "79-7=? The answer is 72."}, one a line'
+    '{"positive": "79-7=? The answer is 72.", "negative": "79-7=? Sorry."}, one a line'
 )
 
 
@@ -85,15 +88,37 @@ def _list_replaced(replaced: dict[str, list[int]]) -> str:
     return f"characters outside the alphabet were replaced: {listed}"
 
 
+def spread(pairs: list[Pair], most: int) -> list[Pair]:
+    """So many of the pairs, evenly spread over the file; all if `most` is 0 or there are fewer."""
+    n = min(most or len(pairs), len(pairs))
+    return [pairs[i * len(pairs) // n] for i in range(n)]
+
+
 def write_pairs(path: str | Path, pairs: list[Pair], format: str = "assignment") -> None:
     """Write the pairs, one a line, so that `load_pairs` reads the same again; .jsonl has no list.
 
-    PairsError for a prompt that the assignment's format cannot hold: there a prompt ends at its
-    first question mark.
+    In a list where each form of question stands together, an empty line parts the forms. PairsError
+    for a prompt that the assignment's format cannot hold: there a prompt ends at its first question
+    mark.
     """
     lines = [json.dumps(_as_object(pair, format), ensure_ascii=False) for pair in pairs]
-    text = "\n".join(lines) if Path(path).suffix == ".jsonl" else "[\n" + ",\n".join(lines) + "\n]"
+    if Path(path).suffix == ".jsonl":
+        text = "\n".join(lines)
+    else:
+        text = "[\n" + "".join(_with_separators(pairs, lines)) + "\n]"
     write_atomically(path, f"{text}\n".encode())
+
+
+def _with_separators(pairs: list[Pair], lines: list[str]) -> Iterator[str]:
+    """The lines, with a comma and one or two line breaks after each but the last."""
+    asked = [parse_question(pair.prompt) for pair in pairs]
+    forms = [question and question.form for question in asked]
+    changes = [one != next_one for one, next_one in pairwise(forms)]
+    in_blocks = sum(changes) <= len(set(forms))
+    for line, is_last_of_form in zip(lines, [*changes, None], strict=True):
+        yield line
+        if is_last_of_form is not None:
+            yield ",\n\n" if is_last_of_form and in_blocks else ",\n"
 
 
 def _as_object(pair: Pair, format: str) -> dict[str, str]:
@@ -104,4 +129,4 @@ def _as_object(pair: Pair, format: str) -> dict[str, str]:
             f"line {pair.line}: {shorten(pair.prompt)} does not end with its only question mark; "
             "use hf"
         )
-    return {"negative": pair.prompt + pair.rejected, "positive": pair.prompt + pair.chosen}
+    return {"positive": pair.prompt + pair.chosen, "negative": pair.prompt + pair.rejected}

@@ -13,8 +13,6 @@ from dpo.data.pair import Pair
 from sft.arithmetic import FORMS, STEP_8, Question, domain, parse_question
 from sft.grading import grade, is_refusal, parse_answer
 
-BATCH = 64  # pairs in the usual step
-FEW = 4 * BATCH  # pairs
 UNEVEN = 3  # times as many pairs of one form as of another
 DOMINANT = 0.2  # share of the questions that have one answer
 REJECTED = ("refusal", "wrong number", "right number", "something else")
@@ -152,16 +150,11 @@ def _of_step_8(questions: list[Question]) -> list[str]:
 
 def findings(profile: PairsProfile) -> list[str]:
     """What is probably not meant, each with what to do about it; a run starts nevertheless."""
-    advice = []
-    if profile.pairs < FEW:
-        steps = -(-profile.pairs // BATCH)  # rounded up
-        advice.append(f"few pairs, a pass makes {steps} steps of {BATCH}: add some, or more epochs")
     if not profile.questions:
-        advice.append(
+        return [
             "no pair asks arithmetic: no test of this repository tells what a run learns from them"
-        )
-        return advice
-    return [*advice, *_findings_of_forms(profile), *_findings_of_answers(profile)]
+        ]
+    return [*_findings_of_forms(profile), *_findings_of_answers(profile)]
 
 
 def _findings_of_forms(profile: PairsProfile) -> Iterator[str]:

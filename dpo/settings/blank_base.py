@@ -8,5 +8,6 @@ muon_lr = 0.01
 base_lr = 1e-3
 nll_coef = 1.0
 digit_weight = 4.0
+epochs = 1
 batch_size = 128
 eval_every = 60

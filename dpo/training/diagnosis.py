@@ -33,7 +33,7 @@ def diagnose(history: History) -> list[Diagnosis]:
         return [
             Diagnosis(
                 "too short to read",
-                "one step shows the state before it, and no curve. Add pairs or epochs.",
+                "one step shows the state before it, and no curve. Make more steps.",
             )
         ]
     problems = [diagnosis for rule in RULES if (diagnosis := rule(history))]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dpo.data.batches import TokenizedPair, batches, tokenize_pairs
 from dpo.data.pair import Pair
-from dpo.data.pair_file import load_pairs
+from dpo.data.pair_file import load_pairs, spread
 from dpo.loss_variants import LOSS_TYPES, losses_with, settings_of
 from dpo.training.diagnosis import describe_run
 from dpo.training.distributed import World
@@ -72,7 +72,9 @@ class Run:
 
 
 def count_steps(pairs: int, settings: dict) -> int:
-    """Steps of all epochs; the last batch of an epoch may be smaller."""
+    """As many as the setting says, or those of all epochs, of which the last may be smaller."""
+    if not settings["epochs"]:
+        return settings["steps"]
     return math.ceil(pairs / settings["batch_size"]) * settings["epochs"]
 
 
@@ -156,7 +158,8 @@ def _remaining_batches(run: Run) -> Iterator:
         run.reference_logps,
         settings["batch_size"],
         settings["seed"],
-        settings["epochs"],
+        steps=0 if settings["epochs"] else settings["steps"],
+        epochs=settings["epochs"],
         start=len(run.history),
         device=run.policy.lm_head.weight.device,
         micro_batch=settings["micro_batch"],
@@ -211,8 +214,9 @@ def objective(settings: dict) -> dict[str, float | str]:
 
 
 def result_settings(settings: dict) -> dict:
-    """Those settings of a run that its result depends on."""
-    return {name: value for name, value in settings.items() if name not in RUNTIME_SETTINGS}
+    """The settings that the result of a run depends on: of steps and epochs the one that counts."""
+    unused = {*RUNTIME_SETTINGS, "steps" if settings.get("epochs") else "epochs"}
+    return {name: value for name, value in settings.items() if name not in unused}
 
 
 def run_fingerprint(
@@ -298,8 +302,8 @@ def _load_pairs(settings: dict, tokenizer: Tokenizer, block_size: int) -> list[P
     file = load_pairs(path, tokenizer, min(settings["max_length"], block_size))
     for warning in file.warnings:
         print(f"warning: {Path(path).name}: {warning}")
-    pairs = file.pairs[: settings["max_pairs"] or None]
-    if len(pairs) < batch_size:
+    pairs = spread(file.pairs, settings["max_pairs"])
+    if settings["epochs"] and len(pairs) < batch_size:
         print(
             f"note: {len(pairs)} pairs are less than one batch of {batch_size}: "
             "one small step an epoch"

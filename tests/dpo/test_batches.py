@@ -111,24 +111,48 @@ def test_prompt_and_answer_are_the_whole_text(tokenizer, pairs):
         assert tokenized.chosen.prompt + tokenized.chosen.completion == whole
 
 
-# The order of an epoch
+# The order of the pairs
+
+
+def in_a_row(order):
+    return [i for batch in order for i in batch]
 
 
 def test_an_epoch_has_every_pair_once():
-    order = batch_order(1000, 64, seed=1, epoch=0)
-    assert sorted(i for batch in order for i in batch) == list(range(1000))
+    assert sorted(in_a_row(batch_order(1000, 64, seed=1))) == list(range(1000))
 
 
 def test_an_epoch_keeps_the_last_small_batch():
-    order = batch_order(1000, 64, seed=1, epoch=0)
+    order = batch_order(1000, 64, seed=1)
     assert [len(batch) for batch in order] == [64] * 15 + [1000 % 64]
 
 
-def test_order_depends_on_seed_and_epoch_only():
-    order = batch_order(1000, 64, seed=1, epoch=0)
-    assert order == batch_order(1000, 64, seed=1, epoch=0)
-    assert order != batch_order(1000, 64, seed=1, epoch=1)
-    assert batch_order(1000, 64, seed=1, epoch=1) != batch_order(1000, 64, seed=2, epoch=0)
+def test_order_depends_on_the_seed_only():
+    order = batch_order(1000, 64, seed=1)
+    assert order == batch_order(1000, 64, seed=1)
+    assert order != batch_order(1000, 64, seed=2)
+
+
+def test_epochs_have_orders_of_their_own():
+    order = batch_order(1000, 64, seed=1, epochs=2)
+    assert order[:16] == batch_order(1000, 64, seed=1)
+    assert order[16:] != order[:16]
+
+
+@pytest.mark.parametrize("n", [3, 4, 10, 64, 1000])
+def test_steps_are_full_batches(n):
+    order = batch_order(n, 4, seed=1, steps=32)
+    assert [len(batch) for batch in order] == [4] * 32
+
+
+def test_steps_go_through_all_pairs_again_and_again():
+    indices = in_a_row(batch_order(10, 4, seed=1, steps=5))
+    assert sorted(indices[:10]) == list(range(10))
+    assert sorted(indices[10:]) == list(range(10))
+
+
+def test_more_steps_begin_alike():
+    assert batch_order(10, 4, seed=1, steps=9)[:5] == batch_order(10, 4, seed=1, steps=5)
 
 
 # Batches

@@ -3,13 +3,22 @@
 import json
 import random
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 from conftest import make_tiny
 
 from dpo.data.pair_file import load_pairs
 from dpo.make_pairs import Config, draw_questions, main, make_pairs
-from sft.arithmetic import FORMS, RANGES, domain, families_in, is_held_out, parse_question
+from sft.arithmetic import (
+    FORMS,
+    RANGES,
+    STEP_8,
+    domain,
+    families_in,
+    is_held_out,
+    parse_question,
+)
 from sft.checkpoint.weights import save_checkpoint
 from sft.grading import grade
 
@@ -30,6 +39,24 @@ def test_pairs_are_so_many_different_questions(pairs):
 def test_pairs_have_all_forms_alike(pairs):
     forms = Counter(parse_question(pair.prompt).form for pair in pairs)
     assert forms == dict.fromkeys(FORMS, 10)
+
+
+def test_each_form_stands_together_the_plainest_first(pairs):
+    forms = [parse_question(pair.prompt).form for pair in pairs]
+    assert list(dict.fromkeys(forms))[:4] == ["a+b", "a-b", "a*b", "a/b"]
+    assert sum(one != other for one, other in pairwise(forms)) == len(FORMS) - 1
+
+
+def test_few_pairs_have_a_factor_0_or_1():
+    prompts = [pair.prompt for pair in make_pairs(Config(n=2400, negatives="refusal"))]
+    products = [q for q in map(parse_question, prompts) if q.form == "a*b"]
+    domain_share = sum(q.trivial for q in domain("a*b")) / len(domain("a*b"))
+    assert sum(q.trivial for q in products) / len(products) < domain_share / 1.5
+
+
+def test_pairs_have_no_prompt_of_step_8():
+    pairs = make_pairs(Config(n=20_000, negatives="refusal"))
+    assert not {pair.prompt for pair in pairs} & set(STEP_8)
 
 
 def test_chosen_answers_are_right(pairs):
@@ -76,9 +103,17 @@ def large_file(tmp_path_factory):
 
 
 def test_files_have_one_pair_a_line(large_file):
-    text = large_file.read_text()
-    assert text.count("\n") == 20_000 + 2
-    assert len(json.loads(text)) == 20_000
+    lines = large_file.read_text().splitlines()
+    assert sum('"positive"' in line for line in lines) == 20_000
+    assert len(json.loads("".join(lines))) == 20_000
+
+
+def test_an_empty_line_parts_the_forms(large_file):
+    lines = large_file.read_text().splitlines()
+    assert lines.count("") == len(FORMS) - 1
+    before, after = (lines[lines.index("") + step] for step in (-1, 1))
+    assert '"positive": "' in before and "+" in before
+    assert "-" in after
 
 
 def test_large_files_load(large_file, tokenizer):

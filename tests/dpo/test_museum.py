@@ -41,7 +41,7 @@ def small(tmp_path_factory):
     save_checkpoint(folder / "base.pt", make_tiny())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(museum, "BASE", str(folder / "base.pt"))
-        patch.setattr(museum, "PAIRS", str(write_tiny_pairs(folder / "pairs.json")))
+        patch.setattr(museum, "MOST_PAIRS", 8)
         patch.setattr(museum, "BLANK_STEPS", 2)
         patch.setattr(museum, "BLANK_LINES", 4)
         patch.setattr(Healthy, "batch_size", 2)
@@ -132,10 +132,12 @@ def test_format_drift_asks_with_spaces():
 
 
 @pytest.fixture(scope="module")
-def runs(small, tokenizer):
+def runs(small, tokenizer, tmp_path_factory):
     """The base, and the results of four runs from it."""
     base = make_tiny()
-    pairs = load_pairs(museum.PAIRS, tokenizer).pairs
+    pairs = load_pairs(
+        write_tiny_pairs(tmp_path_factory.mktemp("runs") / "p.json"), tokenizer
+    ).pairs
     questions = sample_questions("held_out/additive", 4, 1)
     kinds = {
         "healthy": Healthy,

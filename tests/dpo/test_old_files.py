@@ -54,7 +54,7 @@ RESULT_SETTINGS = (  # those of which a state kept the values
     "loss_type", "label_smoothing", "dpop_lambda", "simpo_gamma", "optimizer", "max_grad_norm",
     "max_length", "eval_every", "eval_questions", "seed", "precision",
 )  # fmt: skip
-RUN = {name: SETTINGS[name] for name in ("epochs", "batch_size", "base_lr", "precision")}
+RUN = {n: SETTINGS[n] for n in ("epochs", "batch_size", "base_lr", "nll_coef", "precision")}
 
 
 def as_bytes(value):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, TINY, course_file, make_tiny, same_bits, train_tiny
+from conftest import ROOT, SUMS, TINY, course_file, make_tiny, same_bits, train_tiny
 
 from configurator import override
 from dpo.loss_variants import LOSS_TYPES, settings_of
@@ -111,7 +111,7 @@ def course_run(tiny_folder):
     course_file(tiny_folder / "gpt.pt", make_tiny())
     folder = tiny_folder / "of the course"
     words = [f"--base={tiny_folder / 'gpt.pt'}", f"--pairs={tiny_folder / 'pairs.json'}"]
-    words += [f"--out={folder}", "--batch_size=4", "--eval_questions=4", "--device=cpu"]
+    words += [f"--out={folder}", "--steps=3", "--eval_questions=4", "--device=cpu"]
     command = [sys.executable, "-m", "dpo.train", *words]
     run = subprocess.run(command, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
@@ -119,7 +119,7 @@ def course_run(tiny_folder):
 
 
 def test_program_says_how_much_it_will_do(course_run):
-    assert "8 pairs, 2 steps" in course_run.out
+    assert "8 pairs, 3 steps of 4" in course_run.out
 
 
 def test_program_says_how_the_run_went(course_run):
@@ -135,12 +135,12 @@ def test_program_saves_a_model_without_dropout(course_run):
 
 
 def test_program_saves_a_number_a_step(course_run):
-    assert len(course_run.history["steps"]["loss"]) == 2
+    assert len(course_run.history["steps"]["loss"]) == 3
 
 
 def test_program_evaluates_at_start_and_end(course_run):
     evals = course_run.history["looks"]
-    assert evals["step"] == [0, 2]
+    assert evals["step"] == [0, 3]
     assert evals["exact/held_out"] == [0.0, 0.0]
     assert evals["exact/trained"] == [0.0, 0.0]
 
@@ -174,11 +174,21 @@ def test_no_pairs_are_an_error(tiny_run, pairs_file):
         tiny_run()
 
 
-def test_max_pairs_takes_the_first_pairs(tiny_run):
+def test_max_pairs_are_spread_over_the_file(tiny_run):
     run = tiny_run(batch_size=2, max_pairs=3)
     prompts = [row[0] for row in from_json_tensor(run.saved.extras["pairs"])]
-    assert prompts == ["1+2=?", "3+4=?", "15+6=?"]
+    everything = [f"{a}+{b}=?" for a, b in SUMS]
+    assert prompts == [everything[0], everything[2], everything[5]]  # 8 i / 3, rounded down
     assert len(run.history) == 2
+
+
+@pytest.mark.parametrize("max_pairs", [1, 3, 0])
+def test_steps_are_made_whatever_the_pairs(tiny_run, max_pairs):
+    assert len(tiny_run(epochs=0, steps=5, batch_size=4, max_pairs=max_pairs).history) == 5
+
+
+def test_epochs_count_before_steps(tiny_run):
+    assert len(tiny_run(epochs=2, steps=5, batch_size=4).history) == 4
 
 
 # Mistakes
@@ -189,7 +199,8 @@ def test_max_pairs_takes_the_first_pairs(tiny_run):
     [
         ("--beta=0", "beta above 0"),
         ("--digit_weight=0", "digit_weight and max_grad_norm must be above 0"),
-        ("--epochs=0", "epochs and batch_size must be at least 1"),
+        ("--steps=0", "steps and batch_size must be at least 1"),
+        ("--epochs=-1", "max_pairs and epochs 0 or more"),
         ("--loss_type=dpo", "loss_type is 'dpo'; it must be"),
         ("--optimizer=sgd", "optimizer is 'sgd'; it must be"),
         ("--base=nowhere.pt", "nowhere.pt: no such file"),
@@ -225,7 +236,7 @@ def test_a_setting_of_another_loss_is_noted(tiny_run, capsys, loss_type, noted):
 
 
 def test_settings_files_are_those_known():
-    assert [file.stem for file in SETTINGS] == ["assignment", "blank_base", "gpu", "quick"]
+    assert [file.stem for file in SETTINGS] == ["assignment", "blank_base", "gpu", "large_file"]
 
 
 @pytest.mark.parametrize("file", SETTINGS, ids=lambda file: file.stem)

@@ -386,7 +386,7 @@ def test_killed_torchrun_goes_on_to_the_same_bits(settings, tmp_path):
 
 def test_mistake_is_said_once(settings, tmp_path):
     _, _, errors = forked_torchrun(tmp_path, settings | {"beta": -1}).wait()
-    message = "error: epochs and batch_size must be at least 1, and beta above 0"
+    message = "error: steps and batch_size must be at least 1, and beta above 0"
     assert errors.count(message) == 1
 
 
