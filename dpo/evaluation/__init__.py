@@ -1,5 +1,6 @@
 """From a prompt to a number: replies, tables with intervals, single characters, retention."""
 
+from dpo.evaluation.forecast import describe_forecast, score_pairs
 from dpo.evaluation.replies import answer_questions, sample_domain, sample_questions
 from dpo.evaluation.retention import describe_retention
 from dpo.evaluation.tables import evaluate, forms_table, table
@@ -9,10 +10,12 @@ __all__ = [
     "answer_characters",
     "answer_logps",
     "answer_questions",
+    "describe_forecast",
     "describe_retention",
     "evaluate",
     "forms_table",
     "sample_domain",
     "sample_questions",
+    "score_pairs",
     "table",
 ]

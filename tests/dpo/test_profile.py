@@ -218,8 +218,9 @@ def test_large_numbers_alone_leave_none_of_the_usual():
 # The program
 
 
-def test_program_reports_and_draws(pairs_file, tmp_path, capsys):
-    main(Config(files=(str(pairs_file),), report=True, figure=str(tmp_path / "pairs.png")))
+def test_program_reports_and_draws(pairs_file, base_file, tmp_path, capsys):
+    picture = str(tmp_path / "pairs.png")
+    main(Config(files=(str(pairs_file),), report=True, base=str(base_file), figure=picture))
     printed = capsys.readouterr().out
     assert "8 pairs, 8 of them arithmetic, in 1 forms" in printed
     assert "think about: no pair of the form a-b" in printed

@@ -1,0 +1,107 @@
+"""A base that has nothing to bring out, known by what it does; and the two roads from there.
+
+DPO makes likelier what a base can say. A base that never says a right answer has to be taught.
+"""
+
+import copy
+import time
+
+import torch
+
+from dpo.data.batches import batches, tokenize_pairs
+from dpo.data.pair import Pair
+from dpo.evaluation.replies import judge, sample_questions
+from dpo.training.logps import compute_reference_logps
+from dpo.training.step import train_step
+from model import GPT
+from sft.arithmetic import REFUSAL
+from sft.corpus import Corpus
+from sft.generation import generate_answers
+from sft.optimizers import make_optimizers, make_schedulers
+from sft.progress import Bar
+from sft.sequences import encode_sequence
+from sft.tokenizer import Tokenizer
+from sft.train import BATCH_LINES, STAGES, sft_step
+
+QUESTIONS, DRAWS = 4, 64  # by which a blank base is recognised; answers drawn to each
+[SHORT] = STAGES["short"]
+MANY_PAIRS, BATCH_PAIRS = 100_000, 128  # in all, and in a step of dpo/settings/blank_base.py
+
+
+def knows_nothing(model: GPT, tokenizer: Tokenizer, seed: int = 1) -> bool:
+    """Whether none of 64 answers, drawn at temperature 1 to each of four questions, is right.
+
+    The questions are sums and differences of seen families. A right number without a reason is
+    something to bring out, too.
+    """
+    questions = sample_questions("seen/additive", QUESTIONS, seed)
+    asked = [question for question in questions for _ in range(DRAWS)]
+    prompts, generator = [q.text for q in asked], torch.Generator().manual_seed(seed)
+    texts = generate_answers(model, tokenizer, prompts, temperature=1.0, generator=generator)
+    return not any(
+        judge(question, text).answer for question, text in zip(asked, texts, strict=True)
+    )
+
+
+def describe_roads(base: str, model: GPT, tokenizer: Tokenizer) -> str:
+    """A box of text: that this base can only be taught, how, and how long that takes here.
+
+    `base` is the file of the model. The minutes come from one step of each road, on a copy.
+    """
+    with Bar(2, "timing a step of each road", "step") as bar:
+        pairs_minutes = MANY_PAIRS / BATCH_PAIRS * _seconds_for_pairs(model, tokenizer) / 60
+        bar.update()
+        lines_minutes = SHORT.lines / BATCH_LINES * _seconds_for_lines(model, tokenizer) / 60
+        bar.update()
+    return _in_box(
+        f"{base} has nothing that DPO could bring out: of {DRAWS} answers drawn to each of",
+        f"{QUESTIONS} questions none is right. It has to be taught, on one of two roads.",
+        "",
+        f"1. {SHORT.lines:,} lines of arithmetic, {_about(lines_minutes)} here, then DPO:",
+        f"   python -m sft.train --arithmetic=short --init={base} --out=runs/calculates.pt",
+        "   python -m dpo.train --base=runs/calculates.pt --nll_coef=1 --base_lr=1e-4 "
+        "--out=runs/taught",
+        "",
+        f"2. DPO with NLL on {MANY_PAIRS:,} pairs, {_about(pairs_minutes)} here:",
+        f"   python -m dpo.make_pairs --n={MANY_PAIRS} --negatives=refusal --out=runs/many.json",
+        f"   python -m dpo.train dpo/settings/blank_base.py --base={base} "
+        "--pairs=runs/many.json --out=runs/taught",
+    )
+
+
+def _seconds_for_lines(model: GPT, tokenizer: Tokenizer) -> float:
+    """Of one step of `sft.train --arithmetic=short`."""
+    lines = Corpus(seed=1).draw(BATCH_LINES, SHORT.mixture)
+    sequences = [encode_sequence(tokenizer.encode, *line) for line in lines]
+    pupil = copy.deepcopy(model).train()
+    optimizers = make_optimizers(pupil, "muon", SHORT.adamw_lr, SHORT.muon_lr)
+    begun = time.perf_counter()
+    sft_step(pupil, optimizers, sequences, micro_batch=16)  # as there on a CPU
+    return time.perf_counter() - begun
+
+
+def _seconds_for_pairs(model: GPT, tokenizer: Tokenizer) -> float:
+    """Of one step with the settings of BATCH_PAIRS, and of the reference's pass before it."""
+    questions = sample_questions("seen/additive", BATCH_PAIRS, seed=1)
+    pairs = [Pair(q.text, q.right_answer, REFUSAL, line) for line, q in enumerate(questions, 1)]
+    tokenized, device = tokenize_pairs(tokenizer, pairs), model.lm_head.weight.device
+    pupil = copy.deepcopy(model)
+    optimizers = make_optimizers(pupil, "muon", lr=1e-3, muon_lr=1e-2)
+    begun = time.perf_counter()
+    logps = compute_reference_logps(model, tokenized)
+    [micro_batches] = batches(tokenized, logps, BATCH_PAIRS, seed=1, epochs=1, device=device)
+    schedulers = make_schedulers(optimizers, steps=1)
+    train_step(pupil, micro_batches, optimizers, schedulers, beta=0.1, nll_coef=1.0)
+    return time.perf_counter() - begun
+
+
+def _about(minutes: float) -> str:
+    if minutes < 90:
+        return f"about {max(1, round(minutes))} min"
+    return f"about {round(minutes / 60)} h"
+
+
+def _in_box(*lines: str) -> str:
+    width = max(map(len, lines))
+    rule = f"+{'-' * (width + 2)}+"
+    return "\n".join([rule, *(f"| {line:<{width}} |" for line in lines), rule])
