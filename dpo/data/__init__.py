@@ -2,7 +2,7 @@
 
 from dpo.data.batches import batches, collate_pairs, tokenize_pairs
 from dpo.data.pair import Pair, PairsError
-from dpo.data.pair_file import load_pairs, write_pairs
+from dpo.data.pair_file import load_pairs, spread, write_pairs
 from dpo.data.profile import describe_profile, profile_pairs
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "describe_profile",
     "load_pairs",
     "profile_pairs",
+    "spread",
     "tokenize_pairs",
     "write_pairs",
 ]
