@@ -36,6 +36,7 @@ EVAL_PANELS: dict[str, Lines] = {
     },
     "Distance from the base: KL (nats)": {"kl": ("KL", BLUE, "-")},
 }
+FEW_STEPS = 64  # a run of so many shows each of them as a point
 RATE_PANELS = ("Pairs ranked right", "Questions answered right")
 
 
@@ -100,7 +101,7 @@ def _draw_panel(
     labels = []
     for name, (label, color, style) in lines.items():
         axis.plot(steps, columns[name], style, color=color, linewidth=1.8)
-        if title in EVAL_PANELS:
+        if title in EVAL_PANELS or total_steps <= FEW_STEPS:
             axis.lines[-1].set(marker="o", markersize=4)
         labels.append((columns[name][-1], label, color))
     if title in RATE_PANELS:

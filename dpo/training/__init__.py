@@ -5,6 +5,7 @@ from dpo.training.history import History
 from dpo.training.logps import compute_reference_logps
 from dpo.training.monitor import Monitor
 from dpo.training.provenance import describe_provenance, file_hash, weights_hash
+from dpo.training.roads import describe_roads, knows_nothing
 from dpo.training.run import objective, run_fingerprint, save_run
 from dpo.training.step import dpo_step, train_step
 
@@ -13,9 +14,11 @@ __all__ = [
     "Monitor",
     "compute_reference_logps",
     "describe_provenance",
+    "describe_roads",
     "describe_run",
     "dpo_step",
     "file_hash",
+    "knows_nothing",
     "objective",
     "run_fingerprint",
     "save_run",

@@ -193,7 +193,7 @@ def assert_picture(page, cell, path):
 def test_jupyterlab_runs_stops_and_goes_on_in_a_new_kernel(browser, notebook, copied, tmp_path):
     folder, tried = copied
     quick = next(cell for cell in tried.cells if cell.source == QUICK)
-    quick.source += "\nepochs, eval_every = 300, 50"
+    quick.source += "\nsteps, eval_every = 600, 50"
     training, saving = place_of("state.running", tried), place_of("save_run(", tried)
     path = folder / "dpo/dpo.ipynb"
     nbformat.write(tried, path)

@@ -184,8 +184,8 @@ def literals(notebook):
 
 
 def test_step_2_has_the_defaults_of_dpo_train(notebook):
-    defaults = asdict(train.Config()) | {"resume": True, "n": 1200}
-    rarely_changed = "max_length max_grad_norm save_every digit_weight muon_lr"
+    defaults = asdict(train.Config()) | {"resume": True, "n": 300}
+    rarely_changed = "epochs max_length max_grad_norm save_every digit_weight muon_lr"
     for name in [*rarely_changed.split(), "device", "metrics", "quiet"]:
         del defaults[name]
     assert literals(notebook) == defaults
@@ -212,7 +212,7 @@ def without_outputs(notebook, setup, after):
     return copy
 
 
-QUICK = "epochs, batch_size, base_lr, eval_every, n = 5, 4, 3e-3, 5, 12\nmore['eval_questions'] = 4"
+QUICK = "steps, base_lr, eval_every, n = 10, 3e-3, 5, 12\nmore['eval_questions'] = 4"
 TINY_MUSEUM = "n = 12\nimport dpo.museum\ndpo.museum.BLANK_STEPS = 2"  # a tiny base even tinier
 
 
@@ -331,7 +331,7 @@ def test_notebook_stops_and_resumes(copied):  # R7, R12
     training = next(i for i, cell in enumerate(cells) if "state.running" in cell.source)
     schedule = next(cell for cell in cells if "make_schedulers(" in cell.source)
     quick = next(cell for cell in cells if cell.source == QUICK)
-    quick.source += "\nepochs, eval_every = 300, 50"
+    quick.source += "\nsteps, eval_every = 600, 50"
     kernel = client(tried, folder)
     with kernel.setup_kernel():
         for i, cell in enumerate(cells):

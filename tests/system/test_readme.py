@@ -1,8 +1,8 @@
 """Every command of the README files runs on a tiny base; all that they name exists.
 
 Not run here are the programs in bench/, which take minutes to an hour (test_bench.py tries their
-parts), jupyter (test_notebook.py) and torchrun, whose commands run in one process (in two:
-test_processes.py).
+parts), dpo.notebook (test_notebook_command.py) and torchrun, whose commands run in one process (in
+two: test_processes.py).
 """
 
 import ast
@@ -66,12 +66,14 @@ def commands(text):
 COMMANDS = commands("\n".join(PAGES.values()))
 PLACEHOLDERS = {"FLAGS", "--device=cuda"}
 SMALL = {  # what makes a program quick; later words win
-    "dpo.train": "--epochs=1 --eval_questions=2 --batch_size=8 --device=cpu",
+    "dpo.train": "--steps=1 --epochs=0 --eval_questions=2 --batch_size=8 --device=cpu",
     "dpo.sweep": (
-        "--grid='beta=0.1,0.5 nll_coef=0,1' --epochs=1 --eval_questions=2 --batch_size=8 --n=2"
+        "--grid='beta=0.1,0.5 nll_coef=0,1' --steps=1 --eval_questions=2 --batch_size=8 --n=2"
     ),
     "dpo.evaluate": "--n=2",
     "dpo.compare": "--n=2",
+    "dpo.try_pairs": "--n=1 --device=cpu",
+    "dpo.border": "--n=2 --steps=1",
     "dpo.pass_at_k": "--n=1",
     "dpo.formats": "--n=2",
     "dpo.museum": "'format drift' --n=2",
@@ -98,7 +100,7 @@ def test_command_and_its_settings_exist(command, monkeypatch):
 
 
 OF_OTHERS = {"help", "standalone", "nproc_per_node", "nnodes", "rdzv_backend", "rdzv_endpoint"}
-OF_OTHERS |= {"inplace", "check", "key"}  # jupyter's, ruff's, and "--key=value"
+OF_OTHERS |= {"check", "key"}  # ruff's, and "--key=value"
 
 
 @every_page
@@ -150,7 +152,7 @@ def run(command):
 
 def test_every_command_runs_one_after_the_other(small_repository, capsys):
     for command in COMMANDS:
-        if command.startswith("bench."):
+        if command.startswith(("bench.", "dpo.notebook")):
             continue
         if "dpo.state.pt" in command:  # is there while a run goes on
             shutil.copy("dpo/dpo.pt", "dpo/dpo.state.pt")
@@ -159,7 +161,7 @@ def test_every_command_runs_one_after_the_other(small_repository, capsys):
         except Exception as error:
             raise AssertionError(f"python -m {command}: {error}") from error
     made = "hf/model.safetensors three.png sweep/grid.png pairs.png back.json back.pt blank.pt"
-    made += " two/dpo.pt quick/dpo.pt more/dpo.pt second/dpo.pt taught/dpo.pt"
+    made += " two/dpo.pt more/dpo.pt second/dpo.pt taught/dpo.pt"
     assert not [name for name in made.split() if not Path("runs", name).exists()]
     assert Path("dpo/images/atlas.png").exists()
     assert Path("dpo/images/museum.png").exists()
@@ -171,7 +173,7 @@ SECOND = "python -m pip install -r requirements-dev.txt -c constraints.txt && py
 
 def test_readme_begins_with_its_two_commands():
     first_block = README.split("```")[1].splitlines()
-    assert first_block[1].startswith(f"{FIRST} && jupyter execute --inplace dpo/dpo.ipynb")
+    assert first_block[1].startswith(f"{FIRST} && python -m dpo.notebook")
     assert first_block[2] == SECOND
 
 
