@@ -94,8 +94,10 @@ def refusal_log_odds(model: GPT, tokenizer: Tokenizer, prompts: list[str]) -> Te
     for start in range(0, len(sequences), PASS_ROWS):
         batch = collate_sequences(sequences[start : start + PASS_ROWS], model.lm_head.weight.device)
         hidden = model.hidden_states(batch.inputs)[batch.completion_mask]  # (B, n_embd)
-        chances = model.lm_head(hidden).softmax(dim=-1)  # (B, vocab_size)
-        odds.append(chances[:, first_letters].sum(dim=-1).logit(eps=1e-7))
+        logits = model.lm_head(hidden).float()  # (B, vocab_size)
+        refusal = logits[:, first_letters].logsumexp(dim=-1)
+        logits[:, first_letters] = -torch.inf
+        odds.append(refusal - logits.logsumexp(dim=-1))  # exact also where a chance rounds to 1
     return torch.cat(odds)
 
 

@@ -1,5 +1,7 @@
 """What a base knows under its refusals, kind by kind."""
 
+import math
+
 import pytest
 import torch
 
@@ -56,6 +58,15 @@ def test_log_odds_are_those_of_the_first_letter(tokenizer, tiny, prompt):
     refuses = chances[tokenizer.encode("S")[0]] + chances[tokenizer.encode("I")[0]]
     [odds] = refusal_log_odds(tiny, tokenizer, [prompt])
     assert float(odds) == pytest.approx(float(torch.log(refuses / (1 - refuses))), abs=1e-4)
+
+
+def test_log_odds_of_a_certain_refusal_are_not_cut_off(tokenizer, tiny, monkeypatch):
+    scores = torch.zeros(1, 74)
+    scores[0, tokenizer.encode("S")] = 40.0
+    monkeypatch.setattr(tiny.lm_head, "forward", lambda hidden: scores.clone())
+    [odds] = refusal_log_odds(tiny, tokenizer, ["17+19=?"])
+    # e^40 for S and 1 for I against 72 other characters with 1 each
+    assert float(odds) == pytest.approx(40 - math.log(72), abs=1e-4)
 
 
 def test_log_odds_come_in_the_order_of_the_prompts(tokenizer, tiny):
