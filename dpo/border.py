@@ -26,7 +26,7 @@ from dpo import train
 from dpo.evaluation.replies import Reply
 from dpo.evaluation.tables import markdown, percent
 from dpo.formats import FORMATS, WITHOUT_ANSWER, ask_kinds, outcomes, sample_kind
-from dpo.plots.border import border_figure, odds_figure
+from dpo.plots.kinds import border_figure, odds_figure
 from dpo.plots.style import check_picture, save_figure
 from model import GPT
 from sft.checkpoint.weights import load_model

@@ -15,7 +15,7 @@ from torch import Tensor
 from configurator import run_program
 from dpo.evaluation.replies import SPLITS, Reply, answer_questions, take_turns
 from dpo.evaluation.tables import markdown, percent, rate
-from dpo.plots.answers import kinds_figure
+from dpo.plots.kinds import kinds_figure
 from dpo.plots.style import check_picture, save_figure
 from model import GPT
 from sft.arithmetic import (

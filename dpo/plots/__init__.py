@@ -4,11 +4,10 @@ from dpo.plots.answers import (
     answer_figure,
     atlas_figure,
     before_after_figure,
-    kinds_figure,
     pass_at_k_figure,
     strip_figure,
 )
-from dpo.plots.border import border_figure, odds_figure
+from dpo.plots.kinds import border_figure, kinds_figure, odds_figure
 from dpo.plots.museum import museum_figure
 from dpo.plots.pairs import likelihood_figure, pairs_figure
 from dpo.plots.runs import grid_figure, runs_figure

@@ -165,50 +165,6 @@ def _draw_map(axis: Axes, cells: np.ndarray, held_out: np.ndarray, shown: slice)
     axis.spines[["top", "right"]].set_visible(False)
 
 
-IN_BARS = ("right", "refused", "wrong")  # the outcomes from left to right
-
-
-def kinds_figure(summaries: dict[str, dict]) -> Figure:
-    """What one or more models do with each kind of question (`dpo.formats.summarise_kinds`).
-
-    A panel per model, a bar per kind: how much is right, refused and wrong.
-    """
-    kinds = list(next(iter(summaries.values()))["kinds"])
-    places = range(len(kinds), 0, -1)  # the first on top
-    figure, axes = plt.subplots(
-        1,
-        len(summaries),
-        figsize=(4 + 4.5 * len(summaries), 1.4 + 0.28 * len(kinds)),
-        layout="constrained",
-        sharey=True,
-        squeeze=False,
-    )
-    plt.close(figure)
-    for axis, (name, summary) in zip(axes.flat, summaries.items(), strict=True):
-        _draw_kinds(axis, places, summary["kinds"])
-        share = summary["wrong_with_confidence"]
-        title = f"{name}: wrong with confidence {share['rate']:.1%}\nn = {share['n']:,}"
-        axis.set_title(title, fontsize=11, loc="left", parse_math=False)
-    axes[0, 0].set_yticks(places, kinds, parse_math=False)
-    handles = [Patch(color=OUTCOMES[outcome][1], label=outcome) for outcome in IN_BARS]
-    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=11)
-    return figure
-
-
-def _draw_kinds(axis: Axes, places: range, kinds: dict[str, dict]) -> None:
-    """For every kind the shares of the outcomes, one behind the other in a bar."""
-    for y, shares in zip(places, kinds.values(), strict=True):
-        start = 0.0
-        for outcome in IN_BARS:
-            width = shares[outcome]["rate"]
-            axis.barh(y, width, left=start, height=0.75, color=OUTCOMES[outcome][1])
-            start += width
-    axis.set_xlim(0, 1.05)
-    axis.set_xticks(*PERCENT_TICKS)
-    axis.set_ylim(0.4, len(kinds) + 0.6)
-    axis.spines[["top", "right"]].set_visible(False)
-
-
 def strip_figure(prompt: str, answers: dict[str, str], changes: dict[str, list[float]]) -> Figure:
     """Chosen and rejected answer, a box a character, coloured by what tuning changed there.
 

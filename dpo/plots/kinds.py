@@ -1,11 +1,16 @@
-"""The border between what a model answers and what it refuses, and how a run moves it."""
+"""Kinds of questions: what is answered and what refused, and how a run moves the border."""
 
 import math
 
+import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
-from dpo.plots.style import BLUE, GREY, ORANGE, blank_axis
+from dpo.plots.answers import OUTCOMES
+from dpo.plots.style import BLUE, GREY, ORANGE, PERCENT_TICKS, blank_axis
+
+IN_BARS = ("right", "refused", "wrong")  # the outcomes from left to right
 
 # Marker, colour and place in the row of each model.
 MODELS = {"before": ("o", GREY, 0.16), "after": ("D", BLUE, -0.16)}
@@ -16,6 +21,49 @@ HEADINGS = {
 }
 CHANCES = {f"{p} %": math.log(p / (100 - p)) for p in (1, 50, 99)}  # and their log-odds
 CLOSE = 0.09  # of an axis: neighbours that are nearer to each other share a label
+
+
+def kinds_figure(summaries: dict[str, dict]) -> Figure:
+    """What one or more models do with each kind of question (`dpo.formats.summarise_kinds`).
+
+    A panel per model, a bar per kind: how much is right, refused and wrong.
+    """
+    kinds = next(iter(summaries.values()))["kinds"]
+    rows = _rows(kinds)
+    figure, axes = plt.subplots(
+        1,
+        len(summaries),
+        figsize=(4 + 3.4 * len(summaries), 1.4 + 0.28 * len(rows)),
+        layout="constrained",
+        sharey=True,
+        squeeze=False,
+    )
+    plt.close(figure)
+    for axis, (name, summary) in zip(axes.flat, summaries.items(), strict=True):
+        _draw_kinds(axis, rows, summary["kinds"])
+        share = summary["wrong_with_confidence"]
+        title = f"{name}: {100 * share['rate']:.1f} % of {share['n']:,}\nare wrong with confidence"
+        axis.set_title(title, fontsize=12, loc="left", parse_math=False)
+    _name_rows(axes[0, 0], rows)
+    axes[0, 0].set_ylim(0.4, len(rows) + 0.6)
+    figure.get_layout_engine().set(wspace=0.05)  # or 100 % and 0 % meet
+    handles = [Patch(color=OUTCOMES[outcome][1], label=outcome) for outcome in IN_BARS]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=11)
+    return figure
+
+
+def _draw_kinds(axis: Axes, rows: dict[int, str], kinds: dict[str, dict]) -> None:
+    """For every kind the shares of the outcomes, one behind the other in a bar."""
+    for y, row in rows.items():
+        start = 0.0
+        for outcome in IN_BARS if row in kinds else ():
+            width = kinds[row][outcome]["rate"]
+            axis.barh(y, width, left=start, height=0.75, color=OUTCOMES[outcome][1])
+            start += width
+    axis.set_xlim(0, 1.05)
+    axis.set_xticks(*PERCENT_TICKS)
+    axis.tick_params(axis="y", length=0)
+    axis.spines[["top", "right"]].set_visible(False)
 
 
 def odds_figure(odds: dict[str, dict], steps: int) -> Figure:
@@ -44,11 +92,12 @@ def odds_figure(odds: dict[str, dict], steps: int) -> Figure:
     return figure
 
 
-def _rows(odds: dict[str, dict]) -> dict[int, str]:
+def _rows(kinds: dict[str, dict]) -> dict[int, str]:
     """Headings and kinds by their place, the first on top."""
     rows = []
     for group, heading in HEADINGS.items():
-        rows += [heading, *(kind for kind, summary in odds.items() if summary["in_base"] == group)]
+        members = [kind for kind, summary in kinds.items() if summary["in_base"] == group]
+        rows += [heading, *members] if members else []
     return dict(zip(range(len(rows), 0, -1), rows, strict=True))
 
 

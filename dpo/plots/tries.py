@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from dpo.loss import LN_2
-from dpo.plots.answers import IN_BARS, OUTCOMES
+from dpo.plots.answers import OUTCOMES
+from dpo.plots.kinds import IN_BARS
 from dpo.plots.style import GREEN, GREY, PERCENT_TICKS, ink_on, label_ends
 
 LINES = ((GREY, "--"), (GREEN, "-"))  # the shipped pairs, and yours

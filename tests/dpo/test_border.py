@@ -22,7 +22,7 @@ from dpo.border import (
 from dpo.evaluation.replies import judge
 from dpo.evaluation.tables import rate
 from dpo.formats import FORMATS, WITHOUT_ANSWER, ask_kinds, sample_kind
-from dpo.plots.border import border_figure, odds_figure
+from dpo.plots.kinds import border_figure, odds_figure
 from sft.checkpoint.weights import load_model
 from sft.knowledge import refusal_log_odds
 

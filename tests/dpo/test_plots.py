@@ -12,10 +12,10 @@ from dpo.pass_at_k import KS
 from dpo.plots.answers import (
     answer_figure,
     before_after_figure,
-    kinds_figure,
     pass_at_k_figure,
     strip_figure,
 )
+from dpo.plots.kinds import kinds_figure
 from dpo.plots.style import check_picture
 from dpo.plots.training import LiveFigure, schedule_figure
 from sft.files import SaveError
@@ -133,17 +133,18 @@ def test_before_and_after_are_bars(before, after):
 # Kinds of questions
 
 
-def shares(right, refused, wrong):
-    """The outcomes of ten replies."""
+def shares(in_base, right, refused, wrong):
+    """The outcomes of ten replies to a kind of which the base has seen so much."""
     counts = {"right": right, "refused": refused, "wrong": wrong}
-    return {"n": 10} | {name: {"n": 10, "rate": count / 10} for name, count in counts.items()}
+    rates = {name: {"n": 10, "rate": count / 10} for name, count in counts.items()}
+    return {"in_base": in_base, "n": 10} | rates
 
 
 @pytest.fixture
 def kinds():
     """The figure of two models that were asked two kinds."""
-    before = {"sums": shares(0, 10, 0), "by zero": shares(0, 10, 0)}
-    after = {"sums": shares(9, 0, 1), "by zero": shares(0, 4, 6)}
+    before = {"sums": shares("answered", 0, 10, 0), "by zero": shares("never", 0, 10, 0)}
+    after = {"sums": shares("answered", 9, 0, 1), "by zero": shares("never", 0, 4, 6)}
     summaries = {}
     for name, kinds, rate in (("before", before, 0.0), ("after", after, 0.35)):
         share = {"n": 20, "rate": rate}
@@ -153,13 +154,14 @@ def kinds():
 
 def test_kinds_figure_has_a_panel_a_model(kinds):
     assert [axis.get_title("left") for axis in kinds.axes] == [
-        "before: wrong with confidence 0.0%\nn = 20",
-        "after: wrong with confidence 35.0%\nn = 20",
+        "before: 0.0 % of 20\nare wrong with confidence",
+        "after: 35.0 % of 20\nare wrong with confidence",
     ]
 
 
-def test_kinds_figure_names_every_kind(kinds):
-    assert [tick.get_text() for tick in kinds.axes[0].get_yticklabels()] == ["sums", "by zero"]
+def test_kinds_figure_names_every_kind_under_its_heading(kinds):
+    names = [tick.get_text() for tick in kinds.axes[0].get_yticklabels()]
+    assert names == ["it has an answer", "sums", "it has none, kept from the base", "by zero"]
 
 
 def test_kinds_figure_has_bars_that_add_up(kinds):
