@@ -1,8 +1,9 @@
 """Where a model is right and where not: `python -m dpo.atlas` asks all 38,683 questions.
 
 It asks base and tuned model, prints the result table and what the mistakes have in common, and
-draws runs/atlas.png; --out=dpo/images/atlas.png makes the README's. The answers are kept in
-runs/answers, so that a second call takes seconds.
+draws runs/atlas.png; --out=dpo/images/atlas.png makes the README's. The maps also show results
+below zero and products of two digits by one. The answers are kept in runs/answers, so that a second
+call takes seconds.
 """
 
 import itertools
@@ -28,7 +29,11 @@ from sft.device import best_device
 from sft.files import write_atomically, write_json
 from sft.grading import parse_answer
 
-MAPS = ("a+b", "a-b", "a*b")  # the forms that are drawn, operand a against operand b
+MAPS = {  # the forms that are drawn, operand a against operand b, and the ranges of each
+    "a+b": ("standard",),
+    "a-b": ("standard", "negatives"),
+    "a*b": ("standard", "products"),
+}
 ANSWER_CODE = [ROOT / "model.py", ROOT / "sft/meta.pkl"]  # what an answer depends on
 ANSWER_CODE += [ROOT / f"sft/{name}.py" for name in ("arithmetic", "generation", "sequences")]
 ANSWER_CODE += [ROOT / "sft/tokenizer.py", ROOT / "sft/checkpoint/weights.py"]
@@ -47,19 +52,30 @@ class Config:
 
 
 def whole_domain() -> list[Question]:
-    """Every question of every form."""
+    """Every question of every form, in the range of the pairs."""
     return list(itertools.chain.from_iterable(map(domain, FORMS)))
+
+
+def map_domain(form: str) -> list[Question]:
+    """Every question that the map of this form shows."""
+    return list(itertools.chain.from_iterable(domain(form, ranges) for ranges in MAPS[form]))
+
+
+def everything() -> list[Question]:
+    """The whole domain, and what the maps show besides."""
+    on_maps = itertools.chain.from_iterable(map(map_domain, MAPS))
+    return list(dict.fromkeys([*whole_domain(), *on_maps]))
 
 
 def ask_everything(
     checkpoint: str, folder: str, device: str = "auto", progress: str = ""
 ) -> list[Reply]:
-    """A greedy reply to every question, read from `folder` if this model has answered before.
+    """A greedy reply to each of `everything`, read from `folder` if this model has answered before.
 
     The file there is named after the hashes of the weights and of the code that answers, so that an
     old one is never taken for a new one. A damaged one is written again.
     """
-    questions = whole_domain()
+    questions = everything()
     model, tokenizer = load_model(checkpoint, best_device(device))
     path = Path(folder) / f"{weights_hash(model)}-{code_hash(ANSWER_CODE)}.json"
     texts = _kept_answers(path)
@@ -86,7 +102,8 @@ def sample_maps(n: int, seed: int) -> list[Question]:
     """At most n questions of every form that is drawn."""
     rng, questions = random.Random(seed), []
     for form in MAPS:
-        questions += rng.sample(domain(form), min(n, len(domain(form))))
+        asked = map_domain(form)
+        questions += rng.sample(asked, min(n, len(asked)))
     return questions
 
 
@@ -108,7 +125,7 @@ def held_out_map(form: str) -> np.ndarray:
     Here those of validation count as well: the model has seen neither.
     """
     cells = np.zeros((100, 100), dtype=bool)
-    for question in domain(form):
+    for question in map_domain(form):
         cells[question.a, question.b] = question.held_out
     return cells
 
@@ -193,8 +210,12 @@ def main(config: Config) -> None:
     for name, checkpoint in (("before", config.base), ("after", config.checkpoint)):
         progress = f"asking {checkpoint}"
         replies[name] = ask_everything(checkpoint, config.answers, config.device, progress)
-    results = {name: evaluate(members) for name, members in replies.items()}
-    print(f"{table(results)}\n\nAfter:\n{describe_mistakes(replies['after'])}")
+    usual = {
+        name: [reply for reply in members if reply.question.range == "standard"]
+        for name, members in replies.items()
+    }
+    results = {name: evaluate(members) for name, members in usual.items()}
+    print(f"{table(results)}\n\nAfter:\n{describe_mistakes(usual['after'])}")
     save_figure(draw(replies), config.out)
     if config.json:
         write_json(config.json, results)

@@ -54,6 +54,13 @@ def test_whole_domain_has_texts_of_its_own():
     assert len({question.text for question in whole_domain()}) == 38_683
 
 
+def test_everything_is_the_domain_and_the_maps():
+    # a - b below zero: a < b; products above 99 of two digits and one from 2
+    below_zero = 100 * 99 // 2
+    by_one = sum(2 for a in range(10, 100) for b in range(2, 10) if a * b > 99)
+    assert len(atlas.everything()) == 38_683 + below_zero + by_one
+
+
 # The maps
 
 
@@ -95,6 +102,13 @@ def test_figure_colours_cells_by_outcome_and_split(two_cells):
 def test_figure_leaves_white_what_was_not_asked(two_cells):
     image = two_cells[0].axes[0].collections[0].get_array()
     assert np.all(image[99, 99] == 1)
+
+
+def test_figure_marks_a_mistake_where_it_is():
+    reply = judge(Question("a*b", 47, 8), " The answer is 8.")
+    axis = atlas.draw({"after": [reply]}).axes[2]
+    offsets = [tuple(o) for c in axis.collections[1:] for o in c.get_offsets()]
+    assert offsets == [(8, 47)]  # b to the right, a upwards
 
 
 def test_figure_counts_in_its_title(two_cells):
@@ -201,7 +215,7 @@ def test_no_operand_is_worst_without_a_mistake():
 def kept(base_file, tmp_path, monkeypatch):
     """Replies to three questions of each form, the file that keeps them, and how to ask again."""
     questions = [question for form in FORMS for question in domain(form)[:3]]
-    monkeypatch.setattr(atlas, "whole_domain", lambda: questions)
+    monkeypatch.setattr(atlas, "everything", lambda: questions)
 
     def ask():
         return atlas.ask_everything(str(base_file), str(tmp_path / "kept"), "cpu")

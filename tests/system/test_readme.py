@@ -126,7 +126,7 @@ def small_repository(tmp_path, tiny, pairs_file, monkeypatch):
     shutil.copy(pairs_file, tmp_path / "dpo/pos_neg_pairs.json")
     save_checkpoint(tmp_path / "sft/gpt.pt", tiny)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("dpo.atlas.whole_domain", lambda: sample_domain(3, seed=1))
+    monkeypatch.setattr("dpo.atlas.everything", lambda: sample_domain(3, seed=1))
     monkeypatch.setattr("dpo.evaluation.retention.everyday_lines", lambda: everyday_lines()[:20])
     monkeypatch.setattr("dpo.museum.BLANK_STEPS", 2)
     monkeypatch.setattr("dpo.make_pairs.generate_answers", right_and_wrong)
