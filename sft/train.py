@@ -47,9 +47,9 @@ from sft.progress import Bar, silenced
 from sft.sequences import Sequence, collate_sequences, encode_sequence
 from sft.tokenizer import Tokenizer, load_tokenizer
 
-BATCH_LINES = 256
+BATCH_LINES = 512
 WEIGHT_DECAY = 0.25  # of the matrices: it makes products never seen come out right more often
-EVAL_EVERY = 80  # steps between two evals
+EVAL_EVERY = 100  # steps between two evals
 EVAL_QUESTIONS = 150  # validation questions of a kind in an eval
 SAVE_EVERY = 20  # steps between two saved states, from which a run can resume
 REPORT_QUESTIONS = 300  # validation questions of a kind at the end
@@ -81,10 +81,10 @@ class Stage:
 
 
 CALCULATE = Stage(
-    "learn to calculate", 900_000, 0.02, 3e-3,
+    "learn to calculate", 700_000, 0.02, 3e-3,
     {
-        "short": 63, "right": 10, "statement": 2, "everyday": 4, "wrong": 1, "refusal": 3,
-        "short_unanswerable": 14, "unanswerable": 3,
+        "short": 74, "right": 7, "statement": 1, "everyday": 2, "wrong": 0.5, "refusal": 1.5,
+        "short_unanswerable": 12, "unanswerable": 2,
     },
     decay=0.2,
 )  # fmt: skip

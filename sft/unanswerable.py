@@ -192,6 +192,16 @@ def _two_steps(rng: random.Random) -> str:
     return f"{rng.choice(wordings)},x=?"
 
 
+def _two_sides(rng: random.Random) -> str:
+    """`x+4=17+19,x=?`, `17+19=x+4,x=?`, with a whole answer."""
+    form = rng.choice(("a+b", "a-b"))
+    question, x = draw_question(rng, "standard", form), rng.randrange(1, 100)
+    known = question.text.removesuffix("=?")
+    beside = question.answer - x
+    unknown = f"x{'+' if beside >= 0 else '-'}{abs(beside)}"
+    return f"{'='.join(rng.sample((known, unknown), 2))},x=?"
+
+
 def _other_letters(rng: random.Random) -> str:
     """`y+17=36,y=?`."""
     form = rng.choice([form for form in ADDITIVE + MULTIPLICATIVE if "x" in form])
@@ -202,29 +212,31 @@ def _other_letters(rng: random.Random) -> str:
 
 # Remainders look like divisions, and only who divides can tell: they get the largest share.
 KINDS = {
-    "remainder": Kind(_remainder, 38, "52/3=?"),
-    "large_product": Kind(_large_product, 13, "47*38=?"),
-    "four_digits": Kind(_four_digits, 9, "4817+219=?"),
-    "three_operands": Kind(_three_operands, 11, "17+19-4=?"),
+    "remainder": Kind(_remainder, 39, "52/3=?"),
+    "large_product": Kind(_large_product, 11, "47*38=?"),
+    "four_digits": Kind(_four_digits, 8, "4817+219=?"),
+    "three_operands": Kind(_three_operands, 9, "17+19-4=?"),
     "x_twice": Kind(_x_twice, 3, "x+x=34,x=?"),
-    "turned_round": Kind(_turned_round, 2, "36=x+17,x=?"),
-    "nothing_asked": Kind(_nothing_asked, 1, "17+19=40,x=?"),
+    "turned_round": Kind(_turned_round, 3, "36=x+17,x=?"),
+    "nothing_asked": Kind(_nothing_asked, 3, "17+19=40,x=?"),
+    "other_letters": Kind(_other_letters, 4, "y+17=36,y=?"),
     "decimals": Kind(_decimals, 4, "1.5+2=?"),
-    "damaged": Kind(_damaged, 7, "17+=?"),
-    "salad": Kind(_salad, 3, "=4x*?"),
-    "gibberish": Kind(_gibberish, 3, "Qwj kpl?"),
+    "damaged": Kind(_damaged, 5, "17+=?"),
+    "salad": Kind(_salad, 2, "=4x*?"),
+    "gibberish": Kind(_gibberish, 2, "Qwj kpl?"),
     "made_up_words": Kind(_made_up_words, 4, "What is Blatoku?"),
-    "in_words": Kind(_in_words, 2, "What is seven plus two?"),
+    "in_words": Kind(_in_words, 3, "What is seven plus two?"),
     "by_zero": Kind(_by_zero, 0, "17/0=?"),
     "two_steps": Kind(_two_steps, 0, "3*x+4=19,x=?"),
-    "other_letters": Kind(_other_letters, 0, "y+17=36,y=?"),
+    "two_sides": Kind(_two_sides, 0, "x+4=17+19,x=?"),
 }
 
-# What the kinds kept back look like: a 0 to divide by, another letter asked for, x with factor and
-# a term. No other kind may show it by chance.
+# What the kinds kept back look like: a 0 to divide by, x with factor and a term, a calculation on
+# both sides. No other kind may show it by chance.
 KEPT_BACK = re.compile(
-    r"/0(?![\d.])|(?<![\d.])0\*?x|x\*0(?![\d.])|/x=0(?!\d)|,[a-wyz]=\?"
+    r"/0(?![\d.])|(?<![\d.])0\*?x|x\*0(?![\d.])|/x=0(?!\d)"
     r"|[\d*]x[-+]|x[*/]\d+[-+]|[-+]\d+[*/]?x|[-+]x[*/]\d"
+    r"|[\dx][-+*/][\dx]+=[\dx]+[-+*/][\dx]"
 )
 TOO_LARGE = ("large_product", "four_digits")  # well-formed questions that are out of every range
 

@@ -28,7 +28,7 @@ from sft.knowledge import refusal_log_odds
 
 ALL = [*FORMATS, *WITHOUT_ANSWER]
 SUMS, PRODUCTS = "sums and differences: 17+19=?", "two digits by one: 47*8=?"
-LETTERS = "other letters: y+17=36,y=?"
+BOTH_SIDES = "two sides: x+4=17+19,x=?"
 REFUSAL = " Sorry, I don't know."
 
 # The log-odds of a refusal
@@ -50,7 +50,7 @@ def test_groups_have_every_kind_once():
 
 
 def test_groups_say_what_the_base_has_met():
-    assert LETTERS in GROUPS["never"]
+    assert BOTH_SIDES in GROUPS["never"]
     assert "remainder: 52/3=?" in GROUPS["refused"]
 
 

@@ -53,8 +53,8 @@ def test_a_fact_set_aside_is_seen_in_every_line(line, p, q):
 
 
 def test_what_is_kept_from_the_base_is_in_no_line():
-    # by its looks: a division by zero, another letter for x, a factor and a term around x
-    kept = (r"/ ?0[=, ]", r"^([a-wyz])\b.*\1 ?= ?\?", r"\*x[-+]\d", r"x\*\d+[-+]\d")
+    # by its looks: a division by zero, a factor and a term around x, a calculation on both sides
+    kept = (r"/ ?0[=, ]", r"\*x[-+]\d", r"x\*\d+[-+]\d", r"x[-+]\d+=\d+[-+]\d")
     prompts = [prompt for prompt, _ in Corpus(seed=1).draw(20_000, {"unanswerable": 1})]
     assert not [prompt for prompt in prompts if any(re.search(look, prompt) for look in kept)]
 
@@ -80,7 +80,7 @@ def test_all_dresses_occur(prompts, dress):
 def test_few_questions_are_dressed(prompts):
     # one in eight of those to be dressed keeps its usual dress
     usual = sum(parse_question(prompt).text == prompt for prompt in prompts)
-    assert 0.85 < usual / len(prompts) < 0.93
+    assert 0.74 < usual / len(prompts) < 0.84
 
 
 @pytest.mark.parametrize("value", [0, 5, 36, -1, -19])
