@@ -9,9 +9,9 @@ tables; every run is a JSON file there.
 import json
 import random
 import time
-from dataclasses import replace
 from pathlib import Path
 
+from bench.large import SETTINGS, large_run, pairs_file
 from bench.report import hardware
 from bench.two_bases import BLANK, make_blank
 from configurator import override
@@ -30,9 +30,7 @@ FOLDER = Path("runs/learning")
 CALCULATES = Path("runs/calculates.pt")  # the blank base after short lines of arithmetic
 MANY, FEW = 100_000, 3072
 TEST_SEED = 12  # of the test drawn like the pairs; the pairs have seed 1
-SETTINGS = Path(__file__).parents[1] / "dpo/settings"
-LARGE_SETTINGS, BLANK_SETTINGS = SETTINGS / "large_file.py", SETTINGS / "blank_base.py"
-TEACH = vars(override(Config(base=str(BLANK)), [str(BLANK_SETTINGS)]))
+TEACH = vars(override(Config(base=str(BLANK)), [str(SETTINGS / "blank_base.py")]))
 TEACH = {name: value for name, value in TEACH.items() if value != getattr(Config(), name)}
 SHORT_FIRST = {"base": str(CALCULATES), "nll_coef": 1.0, "base_lr": 1e-4}
 RUNS: dict[str, tuple[int, str, dict]] = {  # pairs, their negatives, settings
@@ -85,14 +83,6 @@ def make_calculates() -> dict[str, float]:
     return json.loads(note.read_text(encoding="utf-8"))
 
 
-def pairs_file(n: int, negatives: str) -> str:
-    """A generated file of pairs; it is made if it is not there."""
-    path = Path(f"runs/pairs_{negatives}_{n}.json")
-    if not path.exists():
-        make_pairs.main(make_pairs.Config(n=n, negatives=negatives, out=str(path)))
-    return str(path)
-
-
 def like_the_pairs(
     model: GPT, tokenizer: Tokenizer, trained: set[str], n: int = 1000
 ) -> dict[str, float]:
@@ -112,8 +102,7 @@ def measure(name: str) -> dict:
     n, negatives, own = RUNS[name]
     out = FOLDER / name.replace(" ", "_").replace(",", "")
     common = {"out": str(out), "pairs": pairs_file(n, negatives)}
-    large = override(Config(), [str(LARGE_SETTINGS)])
-    config = replace(large, **common | {"eval_every": 4, "eval_questions": 200} | own)
+    config = large_run(**common | {"eval_every": 4, "eval_questions": 200} | own)
     before = {"seconds": 0.0, "lines": 0}
     if config.base == str(CALCULATES):
         before = make_calculates()

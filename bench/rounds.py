@@ -8,13 +8,14 @@ cores. Prints a table: greedy and drawn answers before and after.
 
 from pathlib import Path
 
+from bench.large import large_run
 from bench.report import hardware
 from dpo import make_pairs
 from dpo.evaluation.replies import answer_questions, sample_domain, sample_questions
 from dpo.evaluation.tables import describe_group, evaluate, markdown, percent, rate
 from dpo.formats import ask_kinds, outcomes
 from dpo.pass_at_k import count_right
-from dpo.train import Config, train
+from dpo.train import train
 from model import GPT
 from sft.checkpoint.weights import load_model
 from sft.files import write_json
@@ -40,7 +41,7 @@ def one_round(name: str) -> GPT:
     """The model after a round on its predecessor's own answers."""
     folder = FOLDER / name.replace(" ", "_").replace(",", "")
     make_pairs.main(make_pairs.Config(from_=FIRST, out=f"{folder}/pairs.json", **ROUNDS[name]))
-    policy, _ = train(Config(base=FIRST, pairs=f"{folder}/pairs.json", out=str(folder)))
+    policy, _ = train(large_run(base=FIRST, pairs=f"{folder}/pairs.json", out=str(folder)))
     return policy.eval()
 
 

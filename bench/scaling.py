@@ -16,13 +16,11 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 
-from bench.learning import pairs_file
+from bench.large import large_run, pairs_file
 from bench.report import hardware
-from configurator import override
 from dpo.data.batches import batches, tokenize_pairs
 from dpo.data.pair_file import load_pairs
 from dpo.evaluation.tables import markdown
-from dpo.train import Config
 from dpo.training.distributed import World
 from dpo.training.logps import compute_reference_logps
 from dpo.training.run import objective
@@ -33,7 +31,7 @@ from sft.optimizers import make_optimizers, make_schedulers
 MACHINES = (1, 2, 4, 8, 16)
 NETWORKS = {"1 Gbit/s": 1e9 / 8, "10 Gbit/s": 1e10 / 8, "100 Gbit/s": 1e11 / 8}  # bytes a second
 ROUNDS = 5
-SETTINGS = override(Config(), ["dpo/settings/large_file.py"])
+SETTINGS = large_run()
 
 
 class Unconnected(World):

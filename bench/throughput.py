@@ -13,13 +13,12 @@ import torch
 from torch.nn import functional as F
 
 from bench import assignment, huggingface
-from bench.learning import pairs_file
+from bench.large import large_run, pairs_file
 from bench.report import hardware, median_and_spread, ratio
 from dpo.data.batches import batches, collate_pairs, pack_pairs, packed_length, tokenize_pairs
 from dpo.data.pair import Pair
 from dpo.data.pair_file import load_pairs
 from dpo.evaluation.tables import markdown
-from dpo.train import Config
 from dpo.training.logps import compute_reference_logps, pair_logps
 from dpo.training.step import dpo_step, train_step
 from model import GPT
@@ -30,7 +29,7 @@ from sft.optimizers import make_optimizers, make_schedulers
 from sft.tokenizer import load_tokenizer
 
 ROUNDS, PAIRS, CPU = 3, 256, torch.device("cpu")
-SETTINGS = Config(nll_coef=0.0)
+SETTINGS = large_run(nll_coef=0.0)
 COLUMNS = ("first epoch", "reference known")
 ALTERNATIVES = (  # systems that all are compared with
     "the course's loop",

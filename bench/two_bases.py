@@ -1,7 +1,7 @@
 """Elicit or teach? DPO with and without an NLL term, on two bases: `python -m bench.two_bases`.
 
-The blank base is made first if it is not there (some minutes). Prints a table and writes
-runs/two_bases.json.
+All runs are on 3,072 pairs. The blank base is made first if it is not there (some minutes). Prints
+a table and writes runs/two_bases.json.
 """
 
 import platform
@@ -9,9 +9,10 @@ from pathlib import Path
 
 import torch
 
+from bench.large import large_run, pairs_file
 from dpo.evaluation.replies import answer_questions, sample_domain
 from dpo.evaluation.tables import describe_group, evaluate, markdown, percent
-from dpo.train import Config, train
+from dpo.train import train
 from sft import train as base_training
 from sft.files import write_json
 from sft.tokenizer import load_tokenizer
@@ -50,7 +51,8 @@ def main() -> None:
     for name, settings in RUNS.items():
         print(f"\n{name}: {settings}")
         out = f"runs/{name.replace(' ', '_').replace(',', '')}"
-        policy, history = train(Config(out=out, eval_every=0, **settings))
+        common = {"pairs": pairs_file(3072, "base"), "out": out, "eval_every": 0}
+        policy, history = train(large_run(**common | settings))
         result = evaluate(answer_questions(policy.eval(), tokenizer, questions))
         results[name] = {"settings": settings, "loss": history["loss/preference"][-1], **result}
     threads = f"{torch.get_num_threads()} threads"
