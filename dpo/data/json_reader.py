@@ -1,154 +1,241 @@
-"""From the bytes of a pairs file to its JSON values, each with its line.
+"""From the text of a pairs file to its JSON values, each with its line.
 
-Python's own reader stops at the first mistake. This one goes on, so that all of them are named at
-once, each with its line and its remedy.
+Python's own reader stops at the first mistake. This one goes on at the next object, also within one
+line, so that all mistakes are named at once, each with its line and its remedy.
 """
 
 import json
+import re
 from collections import Counter
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
+from typing import NamedTuple
 
-from dpo.data.pair import PairsError
-from sft.files import open_plain
+from dpo.data.pair import PairsError, Problem
+from dpo.data.syntax_hints import BEGINNINGS, SPACE, excerpt, explain_syntax, find_place
+from dpo.data.text_reader import blank_strangers
 
-NEAR = 200  # characters around a mistake that are looked at
-MOST_SYNTAX_ERRORS = 100  # a file with more holds something else than pairs and is not read on
-LARGEST_FILE = 256 * 2**20  # bytes
-
-
-def read_text(path: Path) -> str:
-    """The file's text; PairsError if it is missing, too large or not in UTF-8."""
-    with open_plain(
-        path, LARGEST_FILE, PairsError, "`python -m dpo.make_pairs` makes a file of pairs"
-    ) as file:
-        data = file.read(LARGEST_FILE)
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        is_utf_16 = data[:2] in (b"\xff\xfe", b"\xfe\xff")
-        looks = "UTF-16" if is_utf_16 else "another encoding, such as Windows-1252"
-        line = data[: error.start].count(b"\n") + 1
-        raise PairsError(
-            f"{path.name} line {line}: the file is not UTF-8, it looks like {looks}; "
-            "save it as UTF-8"
-        ) from None
+NEAR = 200  # characters of a text that are shown at most
+WINDOW = 4096  # characters that are tried first: an error costs as much as what was tried is long
+MOST_LONG_MISTAKES = 100  # in values longer than that: each costs as much as the whole file
+MOST_SYNTAX_ERRORS = 100_000  # a file with more holds something else than pairs
+TOO_MANY = f"after {MOST_SYNTAX_ERRORS:,} mistakes of syntax the rest of the file was not read"
 
 
-def read_values(text: str) -> Iterator[tuple[int, object, str]]:
-    """(line, value, problem) of every value in a JSON list, or in a text with one after another.
+class Entry(NamedTuple):
+    """A value of the file, or a mistake; `number` counts the values, and is 0 between them."""
 
-    `problem` is empty where there is a value. After a syntax error the reading goes on at the next
-    line that opens an object.
-    """
-    decoder = json.JSONDecoder(object_pairs_hook=_no_duplicate_keys, parse_constant=_no_constant)
-    line_at = _line_counter(text)
-    position = _skip_space(text, 0)
-    in_list = text.startswith("[", position)
-    position += in_list
-    after_value, syntax_errors = False, 0
-    while not _is_end(text, position := _skip_space(text, position), in_list):
-        line = line_at(position)
-        if in_list and after_value:
-            after_value = False  # whatever stands here, the next turn reads a value
-            if text[position] == ",":
-                position += 1
-                if text.startswith("]", _skip_space(text, position)):
-                    yield line, None, "comma after the last pair; remove it"
-                continue
-            yield line, None, "no comma between this pair and the one before; add it"
-        try:
-            value, position = decoder.raw_decode(text, position)
-            after_value = True
-            yield line, value, ""
-        except (ValueError, RecursionError) as error:
-            yield getattr(error, "lineno", line), None, _syntax_hint(error, text)
-            # No comma is asked for after a mistake: it may be among what was skipped.
-            position, after_value = _next_object(text, position), False
-            syntax_errors += 1
-            if syntax_errors == MOST_SYNTAX_ERRORS:
-                nth = f"the {MOST_SYNTAX_ERRORS}th mistake of its kind"
-                yield line, None, f"{nth}; the rest of the file was not read"
+    line: int
+    number: int
+    value: object
+    problem: Problem | None = None
+
+
+def read_values(text: str) -> Iterator[Entry]:
+    """All values in JSON lists, or in a text with one after another, and all mistakes of syntax."""
+    text, problems, is_merge = blank_strangers(text.rstrip(SPACE))
+    yield from (Entry(line, 0, None, problem) for line, problem in problems)
+    yield from _Reader(text, commas_wanted=not is_merge).read()
+
+
+class _Reader:
+    """Goes through a text from value to value; every step moves on, whatever stands there."""
+
+    def __init__(self, text: str, commas_wanted: bool):
+        self.text = text
+        self.commas_wanted = commas_wanted  # an unfinished merge lacks some
+        self.position = self.number = 0  # the place of the next step, and the values so far
+        self.line, self.line_start, self.counted = 1, 0, 0  # for `_line_at`
+        self.in_list = self.after_value = self.had_list = False
+        self.is_open_said = self.is_cut = False
+        self.syntax_errors = self.long_mistakes = 0
+        self.decoder = json.JSONDecoder(
+            object_pairs_hook=_no_duplicate_keys, parse_constant=_no_constant
+        )
+
+    def read(self) -> Iterator[Entry]:
+        while (position := _skip_space(self.text, self.position)) < len(self.text):
+            self.position = position
+            if entry := self._step(self.text[position]):
+                yield entry
+            if self.syntax_errors == MOST_SYNTAX_ERRORS:
+                yield self._between("too many", TOO_MANY)
                 return
-    if in_list and (problem := _ending_problem(text, position)):
-        yield line_at(position), None, problem
+        if self.in_list and not self.is_cut:
+            yield self._between("not closed", "the list is not closed; end the file with ]")
 
+    def _step(self, character: str) -> Entry | None:
+        """Read one value, bracket or comma; None if there is nothing to say about it."""
+        if character == ",":
+            return self._comma()
+        if character == "]":
+            return self._close()
+        if character == "[" and not self.in_list:
+            self.in_list, self.after_value = True, False
+            self.position += 1
+            return None
+        if character == "{" and self.in_list and self.after_value and self.commas_wanted:
+            self.after_value = False  # the next step reads the pair
+            problem = "no comma between this pair and the one before; add it"
+            line = self._line_at(self.position)
+            return Entry(line, self.number + 1, None, Problem("no comma", problem))
+        return self._value()
 
-def _line_counter(text: str) -> Callable[[int], int]:
-    """The line of a position, asked for in rising order: each part of the text is counted once."""
-    line, counted = 1, 0
+    def _comma(self) -> Entry | None:
+        was_after_value, self.after_value = self.after_value, False
+        entry, following = None, _skip_space(self.text, self.position + 1)
+        if not self.in_list and was_after_value:
+            entry = self._not_opened()
+        elif not was_after_value:
+            entry = self._between("comma", "a comma that parts nothing; remove it")
+        elif self.text.startswith("]", following):
+            entry = self._between("last comma", "comma after the last pair; remove it")
+        self.position += 1
+        return entry
 
-    def line_at(position: int) -> int:
-        nonlocal line, counted
-        line += text.count("\n", counted, position)
-        counted = position
-        return line
+    def _close(self) -> Entry | None:
+        """The end of a list, or a bracket without its beginning."""
+        entry = None
+        if not self.in_list:
+            extra = "a ] too many; remove it"
+            entry = self._between("]", extra) if self.had_list else self._not_opened()
+        self.in_list, self.after_value, self.had_list = False, False, True
+        self.position += 1
+        return entry
 
-    return line_at
+    def _not_opened(self) -> Entry | None:
+        """Said once: every further comma has the same reason."""
+        if self.is_open_said:
+            return None
+        self.is_open_said = True
+        remedy = "put [ before the first pair and ] behind the last"
+        return self._between("not opened", f"commas or a ] as in a list, but no [; {remedy}")
+
+    def _value(self) -> Entry:
+        """The value that begins here, or what is wrong with it."""
+        start = self.position
+        line = self._line_at(start)
+        try:
+            value, end = self._decode(start)
+            if isinstance(value, str) and self.text.startswith(":", _skip_space(self.text, end)):
+                raise PairsError("no { before this pair; add it")
+        except json.JSONDecodeError as error:
+            is_stray = self.text[start] not in '{["'
+            return self._stray(line) if is_stray else self._mistake(line, error.msg, error.pos)
+        except PairsError as error:
+            return self._skip(line, Problem(str(error).partition(" ")[0], str(error)))
+        except (ValueError, RecursionError):
+            problem = "nested too deeply or a number too long; a pair holds texts only"
+            return self._skip(line, Problem("deep", problem))
+        self.position, self.after_value = end, True
+        self.number += 1
+        return Entry(line, self.number, value)
+
+    def _decode(self, start: int) -> tuple[object, int]:
+        """The value at a position, and where it ends. Errors have their place in the whole text."""
+        window = self.text[start : start + WINDOW]
+        try:
+            value, length = self.decoder.raw_decode(window)
+            if length < WINDOW:
+                return value, start + length
+        except json.JSONDecodeError as error:
+            # The end of the window could be the reason, unless it is far or the file's end.
+            is_inside = error.pos < WINDOW - 16 and not error.msg.startswith("Unterminated")
+            is_final = is_inside or len(window) < WINDOW
+            if is_final or self.long_mistakes == MOST_LONG_MISTAKES:
+                error.pos += start
+                raise
+        try:
+            return self.decoder.raw_decode(self.text, start)
+        except json.JSONDecodeError:
+            self.long_mistakes += 1
+            raise
+
+    def _mistake(self, line: int, message: str, position: int) -> Entry:
+        """The sentence about a mistake of syntax inside a pair."""
+        start, text = self.position, self.text
+        place = find_place(text, position)
+        hint = explain_syntax(message, text, position)
+        is_at_end = message.startswith("Unterminated") or position == len(text)
+        if is_at_end and not text.endswith(("}", "]")) and _next_object(text, start) == len(text):
+            self.is_cut = True
+            hint = "the file ends inside a pair, as if it had been cut; get the whole file"
+        newline = text.rfind("\n", start, place)
+        column = place - (self.line_start - 1 if newline < 0 else newline)
+        line += text.count("\n", start, place)
+        sentence = f"not JSON at column {column}: {hint}; there: {excerpt(text, place)}"
+        return self._skip(line, Problem(hint, sentence))
+
+    def _skip(self, line: int, problem: Problem) -> Entry:
+        """Go on at the next object; no comma is asked for, it may be among what was skipped."""
+        self.position, self.after_value = _next_object(self.text, self.position), False
+        self.number += 1
+        self.syntax_errors += 1
+        return Entry(line, self.number, None, problem)
+
+    def _stray(self, line: int) -> Entry:
+        """Something that is neither value nor bracket; it is shown as far as it goes."""
+        start = self.position
+        self.position = _end_of_stray(self.text, start, self.in_list)
+        self.syntax_errors += 1
+        stray = self.text[start : self.position].strip()
+        for beginning, hint in BEGINNINGS.items():
+            if stray.startswith(beginning):
+                return Entry(line, 0, None, Problem(hint, f"not JSON: {hint}"))
+        where = "between the pairs" if self.number else "before the first pair"
+        if self.had_list and not self.in_list:
+            where = "after the end of the list"
+        shown = repr(stray[:30]) + ("..." if len(stray) > 30 else "")
+        problem = Problem(where, f"text {where}: {shown}; it is no pair, remove just that")
+        return Entry(line, 0, None, problem)
+
+    def _between(self, kind: str, sentence: str) -> Entry:
+        return Entry(self._line_at(self.position), 0, None, Problem(kind, sentence))
+
+    def _line_at(self, position: int) -> int:
+        """The line of a position, asked for in rising order: the text is counted once."""
+        new_lines = self.text.count("\n", self.counted, position)
+        if new_lines:
+            self.line += new_lines
+            self.line_start = self.text.rfind("\n", self.counted, position) + 1
+        self.counted = position
+        return self.line
 
 
 def _skip_space(text: str, position: int) -> int:
-    while position < len(text) and text[position] in " \t\r\n":
+    while position < len(text) and text[position] in SPACE:
         position += 1
     return position
 
 
-def _is_end(text: str, position: int, in_list: bool) -> bool:
-    return position >= len(text) or (in_list and text[position] == "]")
-
-
-def _ending_problem(text: str, position: int) -> str:
-    """What is wrong where a list ended, or should have: nothing, if only space follows its ]."""
-    if position >= len(text):
-        return "the list is not closed; end the file with ]"
-    rest = text[position + 1 :].strip()
-    return f"text after the end of the list: {rest[:30]!r}; remove it" if rest else ""
+# Objects inside a pair: the messages of a chat.
+_INNER = r"\s*[\"'](?:role|from|content|value)\b"
+_KEY = r"\s*[\"'\u201c][\w ]{1,30}[\"'\u201d]\s*[:\"'\u201c]"
+_OBJECT = re.compile(rf"\n[ \t\r]*(\{{)(?!{_INNER})|(\{{)(?!{_INNER})(?={_KEY})")
 
 
 def _next_object(text: str, position: int) -> int:
-    """Where to go on after a mistake: the next line that opens an object, or the list's end.
-
-    Always beyond `position`, so that the reading ends.
-    """
-    after = position + 1
-    while (position := text.find("\n", position)) >= 0:
-        position = _skip_space(text, position)
-        if text.startswith("{", position):
-            return position
-    return max(after, len(text.rstrip().removesuffix("]")))
+    """Where to go on after a mistake: the next object, or the list's end. Always further on."""
+    match = _OBJECT.search(text, position + 1)
+    if match:
+        return match.start(match.lastindex)
+    return max(position + 1, len(text) - text.endswith("]"))
 
 
-SYNTAX_HINTS = {  # by what stands where the JSON reader gave up
-    "'": "single quotes; JSON wants double quotes",
-    "\u201c": "curly quotes; write straight ones",
-    "\u201d": "curly quotes; write straight ones",
-    "//": "a comment; JSON has none, remove it",
-    "#": "a comment; JSON has none, remove it",
-}
+_END_IN_LIST = re.compile(r"\n|\{|\]|,(?=\s*(?:\n|\{))")
+_END_OUTSIDE = re.compile(r"[\n{[]")
+_END_OF_COMMENT = {"/*": re.compile(r"\*/"), "//": re.compile("\n"), "#": re.compile("\n")}
 
 
-def _syntax_hint(error: Exception, text: str) -> str:
-    """What is wrong and what to do about it, and the line itself, cut to 100 characters."""
-    if isinstance(error, PairsError):
-        return str(error)
-    if not isinstance(error, json.JSONDecodeError):
-        return "nested too deeply or a number too long; a pair holds texts only"
-    before = text[max(0, error.pos - NEAR) : error.pos].rstrip()
-    rest = text[error.pos : error.pos + NEAR].lstrip()
-    hint = error.msg[0].lower() + error.msg[1:]
-    for beginning, known in SYNTAX_HINTS.items():
-        if rest.startswith(beginning):
-            hint = known
-    # Python gives the place of the }, or from 3.13 on that of the comma before it.
-    comma_before = (before + rest[:1]).endswith((",", ",}"))
-    if comma_before and rest.lstrip(", \t\r\n").startswith("}"):
-        hint = "a comma before }; remove it"
-    if error.msg.startswith("Invalid control character"):
-        hint = "a line break or tab inside a text; write the text on one line"
-    start = text.rfind("\n", 0, error.pos) + 1
-    line = text[start : start + 100].split("\n", 1)[0]
-    shown = "".join(character if character.isprintable() else " " for character in line)
-    return f"not JSON at column {error.colno}: {hint}\n      {shown.rstrip()}"
+def _end_of_stray(text: str, start: int, in_list: bool) -> int:
+    """Where something that is no JSON ends: with the line, or before what may be JSON again."""
+    end = _END_IN_LIST if in_list else _END_OUTSIDE
+    for beginning, comment_end in _END_OF_COMMENT.items():
+        if text.startswith(beginning, start):
+            end = comment_end
+    match = end.search(text, start + 1)
+    if not match:
+        return len(text)
+    return match.end() if match[0] == "*/" else match.start()
 
 
 def shorten(text: str) -> str:
@@ -158,10 +245,14 @@ def shorten(text: str) -> str:
 
 def _no_duplicate_keys(items: list[tuple[str, object]]) -> dict:
     """The object, where Python's reader would silently take the last of two values of one key."""
-    if len(dict(items)) != len(items):
+    found = dict(items)
+    if len(found) != len(items):
         twice = Counter(key for key, _ in items).most_common(1)[0][0]
-        raise PairsError(f"key {shorten(twice)} stands twice in one pair")
-    return dict(items)
+        raise PairsError(
+            f"key {shorten(twice)} stands twice in one pair; part two pairs by "
+            "}, {, or give the key its right name"
+        )
+    return found
 
 
 def _no_constant(name: str) -> None:

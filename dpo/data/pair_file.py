@@ -11,20 +11,20 @@ from itertools import pairwise
 from pathlib import Path
 
 from dpo.data.checks import (
+    Replaced,
     find_contradictions,
-    find_oddities,
     find_text_problems,
     read_pair_texts,
     split_text,
 )
-from dpo.data.json_reader import read_text, read_values, shorten
-from dpo.data.pair import Pair, PairsError, PairsFile
+from dpo.data.json_reader import read_values, shorten
+from dpo.data.oddities import find_oddities
+from dpo.data.pair import Findings, Pair, PairsError, PairsFile
+from dpo.data.text_reader import read_text
 from sft.arithmetic import parse_question
 from sft.files import write_atomically
-from sft.tokenizer import LOOK_ALIKES, Tokenizer
+from sft.tokenizer import Tokenizer
 
-SHOWN_PROBLEMS = 20  # of a file, and at most of one pair
-MOST_PROBLEMS = 1000  # after so many the rest of a file is not read
 NO_PAIRS = (
     "line 1: no pairs; write "
     '{"positive": "79-7=? The answer is 72.", "negative": "79-7=? Sorry."}, one a line'
@@ -34,58 +34,53 @@ NO_PAIRS = (
 def load_pairs(path: str | Path, tokenizer: Tokenizer, max_length: int = 256) -> PairsFile:
     """All pairs of the file and what is odd about them.
 
-    PairsError lists everything that cannot be trained on. Prompt, answer and the newline at its end
-    have at most `max_length` characters.
+    PairsError lists everything that cannot be trained on, a line a kind. Prompt, answer and the
+    newline at its end have at most `max_length` characters.
     """
     path, found = Path(path), PairsFile()
-    problems, replaced = _read_pairs(read_text(path), tokenizer, max_length, found.pairs)
-    problems += find_contradictions(found.pairs)
-    if not found.pairs and not problems:
-        problems = [NO_PAIRS]
-    if problems:
-        raise PairsError(_list_problems(path.name, problems))
-    if replaced:
-        found.warnings.append(_list_replaced(replaced))
+    text = read_text(path)
+    characters, unused_keys = Replaced(), Replaced()
+    mistakes = _read_pairs(text, tokenizer, max_length, found.pairs, characters, unused_keys)
+    if not found.pairs and not mistakes.kinds:
+        raise PairsError(f"{path.name}: 1 to mend\n  {NO_PAIRS}")
+    if mistakes.kinds:
+        listed = [f"{path.name}: {len(mistakes):,} to mend", *mistakes.mistakes()]
+        raise PairsError("\n  ".join(listed))
+    if characters.found:
+        found.warnings.append(f"characters outside the alphabet were replaced: {characters}")
+    if unused_keys.found:
+        found.warnings.append(f"keys that a pair has not were not used: {unused_keys}")
     found.warnings += find_oddities(found.pairs)
     return found
 
 
 def _read_pairs(
-    text: str, tokenizer: Tokenizer, max_length: int, pairs: list[Pair]
-) -> tuple[list[str], dict[str, list[int]]]:
-    """Append the pairs of the text; the problems, and the lines of every look-alike character."""
-    problems: list[str] = []
-    replaced: dict[str, list[int]] = {}
-    for number, (line, value, problem) in enumerate(read_values(text), start=1):
-        texts, wrong = (None, [problem]) if problem else read_pair_texts(value, line, replaced)
+    text: str,
+    tokenizer: Tokenizer,
+    max_length: int,
+    pairs: list[Pair],
+    characters: Replaced,
+    unused_keys: Replaced,
+) -> Findings:
+    """Append the pairs of the text, and note what was replaced and not used; the mistakes."""
+    mistakes, numbers = Findings(), []
+    alphabet = frozenset(tokenizer.stoi) - {"\n"}
+    for line, number, value, problem in read_values(text):
+        texts, wrong = None, [problem]
+        if not problem:
+            texts, wrong = read_pair_texts(value, line, characters, unused_keys)
         if texts:
             prompt, chosen, rejected = texts
             pairs.append(Pair(prompt, chosen, rejected, line))
+            numbers.append(number)
             for answer in (chosen, rejected):
-                wrong += find_text_problems(prompt + answer, tokenizer, max_length)
+                wrong += find_text_problems(prompt + answer, alphabet, max_length)
         # What is wrong with the prompt is found in both texts, but said once.
-        for one in dict.fromkeys(wrong[:SHOWN_PROBLEMS]):
-            problems.append(f"line {line} (pair {number}): {one}")
-        if len(problems) >= MOST_PROBLEMS:
-            problems.append(f"line {line}: so many mistakes that the rest of the file was not read")
-            break
-    return problems, replaced
-
-
-def _list_problems(name: str, problems: list[str]) -> str:
-    """How many there are, and the first of them."""
-    shown = [f"{name}: {len(problems)} to mend", *problems[:SHOWN_PROBLEMS]]
-    if len(problems) > SHOWN_PROBLEMS:
-        shown.append(f"... and {len(problems) - SHOWN_PROBLEMS} more")
-    return "\n  ".join(shown)
-
-
-def _list_replaced(replaced: dict[str, list[int]]) -> str:
-    listed = ", ".join(
-        f"{old!r} -> {LOOK_ALIKES[old]!r} ({len(lines)}, first in line {lines[0]})"
-        for old, lines in replaced.items()
-    )
-    return f"characters outside the alphabet were replaced: {listed}"
+        for one in dict.fromkeys(wrong):
+            place = f"line {line} (pair {number})" if number else f"line {line}"
+            mistakes.add(one.kind, place, one.sentence)
+    find_contradictions(pairs, numbers, mistakes)
+    return mistakes
 
 
 def spread(pairs: list[Pair], most: int) -> list[Pair]:

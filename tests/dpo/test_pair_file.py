@@ -118,17 +118,22 @@ def test_all_mistakes_come_at_once(load):
     bad = [row for row in BAD_ROWS if row.startswith("{")]
     rows = [f"{GOOD.replace('8', str(i))},\n{row}" for i, row in enumerate(bad)]
     message = problems_of(load, "[\n" + ",\n".join(rows) + "\n]")
-    count = message.count("\n  line ")
-    assert f"{count} to mend" in message
-    for i, row in enumerate(bad):
-        assert f"line {2 * i + 3} (pair {2 * i + 2}): " in message
-        assert BAD_ROWS[row] in message
+    for i in range(len(bad)):
+        assert f"line {2 * i + 3} (pair {2 * i + 2})" in message
 
 
-def test_twenty_mistakes_are_shown_at_most(load):
+def test_mistakes_of_a_kind_are_one_line(load):
     message = problems_of(load, "\n".join(['{"negative": "a"}'] * 30))
-    assert message.count("\n  line ") == 20
-    assert "... and 10 more" in message
+    places = ", ".join(f"line {i} (pair {i})" for i in range(1, 6))
+    missing = f"{places} and 25 more, the first: 'positive' is missing"
+    assert message == f"pairs.json: 30 to mend\n  {missing}"
+
+
+def test_kinds_of_mistakes_are_cut_after_a_screen(load):
+    odd = [chr(0x4E00 + i) for i in range(40)]
+    message = problems_of(load, "\n".join(ROW % (f"8+9=? {c}", "8+9=? 17.") for c in odd))
+    assert message.count("\n") == 18
+    assert message.endswith("... and 23 other kinds")
 
 
 @pytest.mark.parametrize(
@@ -142,7 +147,7 @@ def test_twenty_mistakes_are_shown_at_most(load):
             f"[{GOOD}\n{GOOD.replace('8', '7')}]",
             "line 2 (pair 2): no comma between this pair and the one before",
         ),
-        (f"[{GOOD}] and more", "text after the end of the list: 'and more'"),
+        (f"[{GOOD}] and more", "text after the end of the list: 'and more'; it is no pair"),
         ("// pairs\n[" + GOOD + "]", "a comment; JSON has none"),
         (
             '[\n {\n  "negative": "8+9=? S.",\n  "positive" "8+9=? 17."\n }\n]',
@@ -181,7 +186,9 @@ def test_a_missing_file_is_one_sentence(tmp_path, tokenizer):
 
 def test_a_pair_and_its_reverse_contradict(load):
     reverse = '{"positive": "8+9=? Sorry.", "negative": "8+9=? The answer is 17."}'
-    assert "line 1: prefers what line 3 rejects" in problems_of(load, f"{GOOD}\n\n{reverse}")
+    assert "line 1 (pair 1): prefers what line 3 (pair 2) rejects" in problems_of(
+        load, f"{GOOD}\n\n{reverse}"
+    )
 
 
 ODD_ROWS = [
@@ -205,7 +212,7 @@ ODD_ROWS = [
         "another positive answer than an earlier line: line 3 (and 1)",
         "wrong number in the positive answer: line 3 (right: 17)",
         "held-out fact, so that held-out accuracy means less: line 4",
-        "'x+1=2, x=?' instead of 'x+1=2,x=?': line 5",
+        "unlike the others: line 5; for instance 'x+1=2, x=?' instead of 'x+1=2,x=?'",
         "exactly one space between question and answer, and none after it: line 6",
     ],
 )

@@ -40,7 +40,7 @@ def five():
     pairs = [
         pair("15+26=?"),  # carries
         pair("15+21=?", " The answer is 37 because 15+21 equals 37."),
-        pair("1*17=?", " The answer is 17, I think."),  # trivial
+        pair("1*17=?", " The answer is 17."),  # trivial
         pair("x+17=36,x=?", " Blue."),  # borrows
         Pair("What's your name?", " My name is John.", " No.", 5),
     ]
@@ -116,7 +116,7 @@ FOUND = {
     "17+19=? will be asked in Step 8": [*balanced(30), pair("17+19=?")],
     "1 rejected answers have the right number": [
         *balanced(30),
-        pair("15+21=?", " The answer is 36, or not."),
+        pair("15+21=?", " The answer is 36."),
     ],
 }
 

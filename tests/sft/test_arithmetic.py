@@ -1,4 +1,4 @@
-"""Questions, right answers, fact families, the split, and how an answer text is graded."""
+"""Questions, right answers, fact families, the split, and ranges."""
 
 import os
 import random
@@ -25,7 +25,7 @@ from sft.arithmetic import (
     pool,
     split_of,
 )
-from sft.grading import grade, is_refusal, parse_answer
+from sft.grading import grade
 
 ROOT = Path(__file__).parents[2]
 ALL = [question for form in FORMS for question in domain(form)]
@@ -349,127 +349,3 @@ def test_a_dress_looks_like_this(dress, text):
 )  # fmt: skip
 def test_no_question_or_no_single_answer_is_none(text):
     assert parse_question(text) is None
-
-
-# Grading an answer
-
-
-@pytest.mark.parametrize(
-    ("text", "value", "reason"),
-    [
-        (" The answer is 36 because 17+19 equals 36.", 36, (17, "+", 19, 36)),
-        (" The answer is 19 because 36-17 equals to 19.", 19, (36, "-", 17, 19)),
-        (" The answer is -19 because 17-36 equals -19.", -19, (17, "-", 36, -19)),
-        (" The answer is 8 because 5--3 equals 8.", 8, (5, "-", -3, 8)),
-        (" The answer is 3 because -5+8 equals 3.", 3, (-5, "+", 8, 3)),
-        (" The answer is 36.", 36, None),
-        (" 36.", 36, None),
-        ("36", 36, None),
-        (" The answer is 36 because", 36, None),
-        (" the answer is 36 because 17 + 19 equals 36", 36, (17, "+", 19, 36)),
-        (" Sorry, I don't know.", None, None),
-        (" The answer is", None, None),
-        (" The answer is x.", None, None),
-        (" The answer is 36x.", None, None),
-        (" My name is 36.", None, None),
-        ("", None, None),
-    ],
-)
-def test_an_answer_claims_a_number_and_a_reason(text, value, reason):
-    claim = parse_answer(text)
-    assert (claim.value, claim.reason) == (value, reason)
-
-
-@pytest.mark.parametrize(
-    ("text", "answer", "reason"),
-    [
-        (" The answer is 36 because 17+19 equals 36.", True, True),
-        (" The answer is 36 because 19+17 equals 36.", True, True),
-        (" The answer is 36 because 17+94 equals 36.", True, False),
-        (" The answer is 36 because 6*6 equals 36.", True, False),
-        (" The answer is 36 because 18+18 equals 36.", True, False),
-        (" The answer is 36 because 7/2 equals 36.", True, False),
-        (" The answer is 36 because 17+19 equals 37.", True, False),
-        (" The answer is 37 because 17+19 equals 36.", False, True),
-        (" The answer is 37 because 17+19 equals 37.", False, False),
-        (" The answer is 36.", True, False),
-        (" Sorry, I don't know.", False, False),
-    ],
-)
-def test_number_and_reason_are_graded_apart(text, answer, reason):
-    result = grade(Question("a+b", 17, 19), text)
-    assert (result.answer, result.reason) == (answer, reason)
-    assert result.correct == (answer and reason)
-
-
-REFUSALS = [
-    " Sorry, I don't know.",
-    " Sory, I don't know.",
-    " I don't know.",
-    " Sorry, I do not know.",
-    " sorry.",
-    " I cannot say.",
-    " I can't do that.",
-    " I am unable to calculate.",
-]
-NO_REFUSALS = [
-    "",
-    " ",
-    " The answer is",
-    " My name is John.",
-    " Sorry, I think 36.",
-    " The answer is 36.",
-    " Sorrow.",
-]
-
-
-@pytest.mark.parametrize("text", REFUSALS)
-def test_refusals_are_refusals(text):
-    assert is_refusal(text)
-
-
-@pytest.mark.parametrize("text", NO_REFUSALS)
-def test_other_answers_are_no_refusals(text):
-    assert not is_refusal(text)
-
-
-@pytest.mark.parametrize("text", REFUSALS + NO_REFUSALS)
-def test_none_of_these_gives_a_reason(text):
-    assert not grade(Question("a+b", 17, 19), text).reason
-
-
-@pytest.mark.parametrize(
-    ("question", "text", "answer", "reason"),
-    [  # negative numbers
-        ("17-36=?", " The answer is -19 because 17-36 equals -19.", True, True),
-        ("17-36=?", " The answer is 19 because 17-36 equals -19.", False, True),
-        ("17-36=?", " The answer is -19 because 17-36 equals 19.", True, False),
-        ("17-36=?", " The answer is - 19.", False, False),
-        # x forms: the calculation, or another one of the same fact
-        ("72-x=34,x=?", " The answer is 38 because 72-34 equals to 38.", True, True),
-        ("72-x=34,x=?", " The answer is 38 because 72-34 equals 38.", True, True),
-        ("72-x=34,x=?", " The answer is 38 because 72-38 equals to 34.", True, False),
-        ("72-x=34,x=?", " The answer is 38 because 34+38 equals to 72.", True, False),
-        ("72-x=34,x=?", " The answer is 38 because 76/2 equals to 38.", True, False),
-        ("72-x=34,x=?", " The answer is 106 because 72+34 equals to 106.", False, False),
-        ("x*11=44,x=?", " The answer is 4 because 44/11 equals to 4.", True, True),
-        ("x*11=44,x=?", " The answer is 44 because 44/11 equals to 44.", False, False),
-        ("x/4=5,x=?", " The answer is 20 because 5*4 equals to 20.", True, True),
-        ("72/4=?", " The answer is 18 because 4*18 equals 72.", True, False),
-        # two numbers, cut off, trailing text
-        ("3*17=?", " The answer is 51 or 52 because 3*17 equals 51.", False, True),
-        ("3*17=?", " The answer is 5 1.", False, False),
-        ("3*17=?", " The answer is 51 because 3*1", True, False),
-        ("3*17=?", " The answer is 51 because 3*17 equals 5", True, False),
-        ("3*17=?", " The answer is 51 because 3*17 equals 51", True, True),
-        ("3*17=?", " The answer is 51 because 3*17 equals 51. The answer is 52.", True, True),
-        ("3*17=?", " The answer is 51 because 3*17 equals 512.", True, False),
-        ("3*17=?", " The answer is 051 because 3*17 equals 51.", True, True),
-        ("3*17=?", "51", True, False),
-        ("3*17=?", " I know: 51.", False, False),
-        ("3*17=?", " The answer is 51, because I say so.", True, False),
-    ],
-)
-def test_odd_answers_are_graded(question, text, answer, reason):
-    result = grade(parse_question(question), text)
-    assert (result.answer, result.reason) == (answer, reason)

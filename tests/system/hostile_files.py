@@ -624,7 +624,7 @@ BAD_PAIRS = {  # S28
     "a script": ("[\n" + ROW % "<script>alert(1)</script>" + "]", "line 2 .*character '<'"),
     "mistakes without end": (
         "{\n" * 10**6,
-        "the 100th mistake of its kind; the rest of the file was not read|and 81 more",
+        "100,001 to mend.*after 100,000 mistakes of syntax the rest of the file was not read",
     ),
     "a key without end": ('{"' + "a" * 10**6 + '": 1}', "line 1 .*unknown key 'aaa"),
 }

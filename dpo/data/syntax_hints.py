@@ -1,0 +1,64 @@
+"""Why a text is not JSON, where, and what to do about it, in words."""
+
+HINT_AREA = 200  # characters around a mistake that are looked at
+BEFORE, AFTER = 50, 30  # characters around it that are shown
+SPACE = " \t\r\n"  # what JSON takes for space
+
+BEGINNINGS = {  # what stands where the JSON reader gave up
+    "'": "single quotes; JSON wants double quotes",
+    "\u201c": "curly quotes; write straight ones",
+    "\u201d": "curly quotes; write straight ones",
+    "//": "a comment; JSON has none, remove it",
+    "/*": "a comment; JSON has none, remove it",
+    "#": "a comment; JSON has none, remove it",
+}
+_NO_BRACE = "no } at the end of the pair; add it"
+_QUOTES = "a quote too few or too many; a text stands between two of them and has ' inside"
+MESSAGES = {  # of Python's reader, by how they begin
+    "Invalid control character": (
+        "a line break or tab inside a text; write the text on one line, with a quote at its end"
+    ),
+    "Unterminated string": "a text without its closing quote; add it",
+    "Invalid \\": "a backslash inside a text; write two",
+    "Expecting ':'": "no : between a key and its text; add it",
+    "Expecting property name": "a key without its quotes, or a comma too many",
+    "Expecting value": "expecting value: a text in quotes belongs here",
+}
+
+
+def explain_syntax(message: str, text: str, position: int) -> str:
+    """What is wrong where Python's JSON reader gave up with this message, and what to do."""
+    before = text[max(0, position - HINT_AREA) : position].rstrip(SPACE)
+    rest = text[position : position + HINT_AREA].lstrip(SPACE)
+    for beginning, hint in BEGINNINGS.items():
+        if rest.startswith(beginning):
+            return hint
+    # Python gives the place of the }, or from 3.13 on that of the comma before it.
+    is_after_comma = (before + rest[:1]).endswith((",", ",}"))
+    if is_after_comma and rest.lstrip("," + SPACE).startswith("}"):
+        return "a comma before }; remove it"
+    if message.startswith(("Expecting ','", "Expecting property name", "Illegal trailing comma")):
+        if rest.lstrip("," + SPACE)[:1] in ("{", "]", ""):
+            return _NO_BRACE
+        if rest.startswith('"'):
+            return "no comma between two texts; add it"
+        if message.startswith("Expecting ','"):
+            return _QUOTES
+    return next((hint for start, hint in MESSAGES.items() if message.startswith(start)), message)
+
+
+def find_place(text: str, position: int) -> int:
+    """Where the mistake is: at the end of an earlier line, if what is lacking there was noticed."""
+    end = position
+    while end and text[end - 1] in SPACE:
+        end -= 1
+    is_sound = text[position : position + 1] in '{}[],:"'  # also at the end of the text
+    return end - 1 if is_sound and "\n" in text[end:position] else position
+
+
+def excerpt(text: str, place: int) -> str:
+    """The text around a place, in one line and without control characters."""
+    start, end = max(0, place - BEFORE), place + AFTER
+    shown = "".join(c if c.isprintable() else " " for c in text[start:end])
+    before, after = "..." if start else "", "..." if end < len(text) else ""
+    return f"{before}{' '.join(shown.split())}{after}"
