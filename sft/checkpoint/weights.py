@@ -10,12 +10,22 @@ import torch
 from torch import Tensor
 
 from model import GPT, GPTConfig
-from sft.checkpoint.archive import DOWNLOAD_AGAIN, CheckpointError, archive_bytes, read_archive
+from sft.checkpoint.archive import (
+    DOWNLOAD_AGAIN,
+    SAVE_AGAIN,
+    CheckpointError,
+    archive_bytes,
+    read_archive,
+)
 from sft.files import sha256, write_atomically
 from sft.tokenizer import Tokenizer, load_tokenizer
 
-PREFIXES = ("_orig_mod.", "module.")  # left by torch.compile and by DistributedDataParallel
-WEIGHT_KEYS = ("model", "model_state_dict")
+# Left by torch.compile, by DistributedDataParallel, and by a module around the model (Lightning).
+PREFIXES = ("_orig_mod.", "module.", "model.")
+WEIGHT_KEYS = ("model", "model_state_dict", "state_dict")
+SETTINGS_KEYS = ("hyper_parameters", "config")  # may hold the model's arguments among others
+NEWER_ARGS = {"bias", "dropout"}  # of the `model_args` that nanoGPT writes; older files lack them
+MASK = re.compile(r"transformer\.h\.[0-9]+\.attn\.(?:bias|masked_bias)")
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 TIED = ("lm_head.weight", "transformer.wte.weight")
 KNOWN_FILES = {  # by their SHA-256
@@ -41,15 +51,39 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     path = Path(path)
     contents = read_archive(path, "check the path; dpo.train makes dpo/dpo.pt, sft.train the base")
     key = next((key for key in WEIGHT_KEYS if isinstance(contents.get(key), dict)), None)
-    if key is None or not isinstance(contents.get("model_args"), dict):
+    found = _find_args(contents)
+    if key is None or found is None:
         raise CheckpointError(
-            f"{path} has no `model` (or `model_state_dict`) with `model_args`; "
-            "it is not a nanoGPT checkpoint"
+            f"{path} has no `model` (or `model_state_dict`) with `model_args`, "
+            f"as nanoGPT's checkpoints have; {SAVE_AGAIN}"
         )
-    model_args = _checked_args(path, contents["model_args"])
+    model_args = _checked_args(path, _with_newer_args(found, contents[key]))
     state_dict = _checked_weights(path, contents[key], model_args)
     extras = {k: v for k, v in contents.items() if k not in (key, "model_args")}
     return Checkpoint(model_args, state_dict, extras)
+
+
+def _find_args(contents: dict) -> dict | None:
+    """The arguments of the model, unchecked: `model_args`, or those among other settings."""
+    if isinstance(contents.get("model_args"), dict):
+        return contents["model_args"]
+    names = [field.name for field in fields(GPTConfig)]
+    for key in SETTINGS_KEYS:
+        settings = contents.get(key)
+        if isinstance(settings, dict) and settings.keys() >= set(names) - NEWER_ARGS:
+            return {name: settings[name] for name in names if name in settings}
+    return None
+
+
+def _with_newer_args(model_args: dict, weights: dict) -> dict:
+    """The arguments, and those of NEWER_ARGS that they lack if they have all others.
+
+    Whether the layers have a bias is seen from the weights; dropout changes no answer.
+    """
+    if len(model_args.keys() - NEWER_ARGS) < len(fields(GPTConfig)) - len(NEWER_ARGS):
+        return model_args
+    bias = any(str(name).endswith("transformer.ln_f.bias") for name in weights)
+    return {"bias": bias, "dropout": 0.0} | model_args
 
 
 def load_model(path: str | Path, device: str | torch.device = "cpu") -> tuple[GPT, Tokenizer]:
@@ -180,6 +214,7 @@ def _checked_weights(path: Path, weights: dict, model_args: dict) -> dict[str, T
         raise CheckpointError(
             f"{path} has tensors whose names differ in their prefix only; {DOWNLOAD_AGAIN}"
         )
+    named = _without_masks(path, named)
     # A layer has at least six tensors, so one layer more than these could make up is enough to see
     # that some are missing, even if n_layer is 100000.
     expected = expected_shapes(model_args, most_layers=len(named) // 6 + 1)
@@ -190,17 +225,49 @@ def _checked_weights(path: Path, weights: dict, model_args: dict) -> dict[str, T
         name: _checked_tensor(f"{path}: {name}", named[name], expected[name]) for name in expected
     }
     if not torch.equal(tensors[TIED[0]], tensors[TIED[1]]):
-        raise CheckpointError(f"{path}: {TIED[0]} and {TIED[1]} differ, but this model ties them")
+        raise CheckpointError(
+            f"{path}: {TIED[0]} and {TIED[1]} differ, but this model ties them; "
+            "use one that was trained with both as one tensor, as nanoGPT does"
+        )
     return tensors
+
+
+def _without_masks(path: Path, named: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors without the masks of attention, which older programs saved beside the weights.
+
+    CheckpointError for a mask that is not the causal one of this model. `masked_bias` is the large
+    negative number that stood where the mask hides.
+    """
+    masks = {name: tensor for name, tensor in named.items() if MASK.fullmatch(name)}
+    for name, mask in masks.items():
+        if name.endswith(".bias") and not _is_causal(mask):
+            raise CheckpointError(
+                f"{path}: {name[:80]} is no causal mask, so this is another model than nanoGPT's; "
+                "use one in which each character sees all before it"
+            )
+    return {name: tensor for name, tensor in named.items() if name not in masks}
+
+
+def _is_causal(mask: object) -> bool:
+    """Whether this is (1, 1, T, T), with zeros above the diagonal and nowhere else."""
+    if not isinstance(mask, Tensor) or mask.layout != torch.strided:
+        return False
+    square = mask.dim() == 4 and mask.shape == (1, 1, mask.shape[-1], mask.shape[-1])
+    return square and torch.equal(mask != 0, torch.ones_like(mask, dtype=torch.bool).tril())
 
 
 def _check_names(path: Path, expected: Set[str], named: Set[str]) -> None:
     """CheckpointError for a tensor that is missing or unknown."""
+    if TIED[1] not in named and named:
+        raise CheckpointError(
+            f"{path}: tensor {TIED[1]!r} is missing, so these are not nanoGPT's names (it has "
+            f"{min(named)[:80]!r}); rename its tensors as nanoGPT does, and save it again"
+        )
     for problem, names in (("is missing", expected - named), ("is unknown", named - expected)):
         if names:
             raise CheckpointError(
                 f"{path}: tensor {min(names)[:80]!r} {problem} ({len(names)} such); "
-                "it does not fit its model_args"
+                "it does not fit its model_args, which must be those that it was trained with"
             )
 
 
@@ -211,7 +278,10 @@ def _checked_tensor(place: str, tensor: object, shape: tuple[int, ...]) -> Tenso
         raise CheckpointError(f"{place} is not a plain tensor of floating-point numbers")
     found = tuple(tensor.shape)
     if found != shape:
-        raise CheckpointError(f"{place} has shape {found}, its model_args say {shape}")
+        remedy = "they must be those that it was trained with"
+        if found == shape[::-1]:
+            remedy = "transpose the matrices of all layers, which Hugging Face's GPT-2 stores so"
+        raise CheckpointError(f"{place} has shape {found}, its model_args say {shape}; {remedy}")
     tensor = tensor.detach().float()
     if not torch.isfinite(tensor).all():
         reason = f"{place} holds NaN or infinite values"
