@@ -3,7 +3,8 @@
 The settings of a program, with their defaults, are the fields of a dataclass. A settings file holds
 lines `name = value` with plain values; nothing in it is executed. Where a setting is given twice,
 the later word wins. If the dataclass has a tuple, words without `--` go into it and are no settings
-files. A field `from_` is written `--from`, since `from` is a word of Python's.
+files. A field `from_` is written `--from`, since `from` is a word of Python's. A text that
+begins with `~/` is a path below the user's home: no shell sees to that in `--out=~/run`.
 
 Importing this file does nothing: the command line is read only when a program asks for it.
 """
@@ -85,7 +86,7 @@ def override(default, arguments: list[str]):
         values[tuples[0]] = words
     for word in arguments:
         if word in words:
-            values |= {} if tuples else _read_file(default, Path(word))
+            values |= {} if tuples else _read_file(default, Path(_from_home(word)))
             continue
         written, equals, text = word[2:].partition("=")
         key = _key(default, written)
@@ -95,7 +96,15 @@ def override(default, arguments: list[str]):
             values[key] = True
         else:
             raise SettingError(f"--{written} needs a value: --{written}={getattr(default, key)}")
-    return replace(default, **values)
+    return replace(default, **{key: _from_home(value) for key, value in values.items()})
+
+
+def _from_home(value):
+    """The value, and of a text that begins with `~/` or is `~`, or of a tuple of such, the path."""
+    if isinstance(value, tuple):
+        return tuple(map(_from_home, value))
+    is_path = isinstance(value, str) and re.match(r"~([/\\]|$)", value)
+    return os.path.expanduser(value) if is_path else value
 
 
 def help_text(default) -> str:
@@ -181,7 +190,9 @@ def _read_file(default, path: Path) -> dict:
         message = f"no settings file {str(path)!r}; settings are written --key=value"
         raise SettingError(message) from None
     except (SyntaxError, ValueError) as error:
-        number = getattr(error, "lineno", "?")  # bytes that are no text are an error without a line
+        number = getattr(error, "lineno", None)
+        if number is None:  # bytes that are no text, as Windows PowerShell's `>` writes them
+            raise SettingError(f"{path} is no text in UTF-8; save it as UTF-8") from None
         raise SettingError(f"{path} line {number}: not a `name = value` line") from None
     values = {}
     for line in lines:

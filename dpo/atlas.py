@@ -216,9 +216,9 @@ def main(config: Config) -> None:
     }
     results = {name: evaluate(members) for name, members in usual.items()}
     print(f"{table(results)}\n\nAfter:\n{describe_mistakes(usual['after'])}")
-    save_figure(draw(replies), config.out)
     if config.json:
         write_json(config.json, results)
+    save_figure(draw(replies), config.out)
 
 
 if __name__ == "__main__":

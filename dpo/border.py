@@ -197,14 +197,14 @@ def main(config: Config) -> None:
         check_picture(path)
     points, odds = measure(config)
     print(f"{odds_table(odds, config.steps)}\n\n{points_table(points, config.steps)}")
+    if config.json:
+        about = {name: getattr(config, name) for name in ("seed", "split", "base_lr", "steps")}
+        write_json(config.json, about | {"points": points, "odds": odds})
     if config.odds_figure:
         save_figure(odds_figure(odds, config.steps), config.odds_figure)
     if config.figure:
         name = "the default" if config.steps == train.Config.steps else "this run"
         save_figure(border_figure(points, config.steps, name), config.figure)
-    if config.json:
-        about = {name: getattr(config, name) for name in ("seed", "split", "base_lr", "steps")}
-        write_json(config.json, about | {"points": points, "odds": odds})
 
 
 if __name__ == "__main__":

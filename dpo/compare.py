@@ -262,10 +262,10 @@ def main(config: Config) -> None:
     about = (config.n, config.seed, config.device, config.split)
     results, overview, changes = compare(named(config.runs), *about)
     print(f"{overview}\n\n{changes}".rstrip())
-    if config.figure:
-        save_figure(runs_figure(results), config.figure)
     if config.json:
         write_json(config.json, results)
+    if config.figure:
+        save_figure(runs_figure(results), config.figure)
 
 
 if __name__ == "__main__":

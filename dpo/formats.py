@@ -207,10 +207,10 @@ def main(config: Config) -> None:
     replies = ask_kinds(model, tokenizer, config.n, config.seed, config.split)
     summary = summarise_kinds(replies, prompts_of(config.checkpoint))
     print(kinds_table(summary))
-    if config.figure:
-        save_figure(kinds_figure({config.checkpoint: summary}), config.figure)
     if config.json:
         write_json(config.json, {"split": config.split, **summary})
+    if config.figure:
+        save_figure(kinds_figure({config.checkpoint: summary}), config.figure)
 
 
 if __name__ == "__main__":

@@ -66,11 +66,11 @@ def _describe(path: str, file: PairsFile, config: Config) -> None:
     if config.report:
         print(describe_profile(profile))
         print(_forecast(file.pairs, config.base))
-    if config.figure:
-        save_figure(pairs_figure(profile), config.figure)
     if config.convert:
         write_pairs(config.convert, file.pairs, config.format)
         print(f"wrote {len(file.pairs):,} pairs to {config.convert}")
+    if config.figure:
+        save_figure(pairs_figure(profile), config.figure)
 
 
 def _forecast(pairs: list[Pair], base: str) -> str:

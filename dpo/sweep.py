@@ -32,9 +32,10 @@ def train_all(runs: dict[str, train.Config], folder: Path) -> dict[str, Path]:
     That is so if settings, pairs and base are just these. The checkpoint of every run; one whose
     loss was not finite is left out, and the others go on.
     """
-    # A run's name is that of its folder, with _ for all that a file's name should not have.
-    paths = {name: folder / re.sub(r"[^\w.-]", "_", name) / "dpo.pt" for name in runs}
-    if len(set(paths.values())) < len(paths):
+    # A run's name is that of its folder, with _ for all that a file's name should not have. Windows
+    # drops a full stop at its end, and takes capitals for small letters, as macOS does.
+    paths = {name: folder / re.sub(r"[^\w.-]|\.$", "_", name) / "dpo.pt" for name in runs}
+    if len({str(path).casefold() for path in paths.values()}) < len(paths):
         names = ", ".join(sorted(paths))[:200]
         raise ValueError(f"two of the runs would have the same folder in {folder}: {names}")
     ended = {}
@@ -127,8 +128,8 @@ def compare_and_draw(
     """Print the table of all runs and draw them into the folder; their figures by name."""
     results, overview, _ = compare(paths, n, seed=1, device=device, split=split)
     print(f"\n{overview}")
-    save_figure(runs_figure(results), folder / "runs.png")
     write_json(folder / "runs.json", results)
+    save_figure(runs_figure(results), folder / "runs.png")
     return results
 
 

@@ -1,15 +1,28 @@
 """The device to compute on, and the precision in which it multiplies matrices fastest."""
 
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cache
 from typing import TypeVar
 
 import torch
+from torch import Tensor
+
+from model import CausalSelfAttention, GPTConfig
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "float32", "bfloat16")
 CORES = torch.get_num_threads()  # before anybody asks for fewer threads
+NO_MEMORY = (  # the words for it in an error of torch's
+    "out of memory",  # CUDA and MPS
+    "STATUS_ALLOC_FAILED",  # cuBLAS and cuDNN
+    "can't allocate memory",  # a CPU
+    "not enough memory",  # a CPU with Windows
+    "Invalid buffer size",  # MPS, of a single tensor
+)
+ROUNDING = 1e-2  # most that two devices may differ by; a wrong mask makes 0.6 and more
 
 Part = TypeVar("Part")
 Result = TypeVar("Result")
@@ -18,7 +31,8 @@ Result = TypeVar("Result")
 def best_device(name: str = "auto") -> torch.device:
     """The device of that name, or with `auto` the best there is: CUDA, Apple's GPU, the CPU.
 
-    ValueError if there is no such device on this machine.
+    With `auto` a GPU is tried first: if it fails or computes otherwise than the CPU, a sentence
+    on standard error says so and the CPU is taken. ValueError if there is no such device here.
     """
     there = {
         "cpu": True,
@@ -26,7 +40,8 @@ def best_device(name: str = "auto") -> torch.device:
         "mps": torch.backends.mps.is_available(),
     }
     if name == "auto":
-        name = next(kind for kind in ("cuda", "mps", "cpu") if there[kind])
+        usable = (kind for kind in ("cuda", "mps") if there[kind] and _computes(kind))
+        name = next(usable, "cpu")
     kind = name.partition(":")[0]  # "cuda:1" is the second card
     if kind not in there:
         raise ValueError(f"device is {name!r}; it must be one of {', '.join(DEVICES)}")
@@ -35,6 +50,43 @@ def best_device(name: str = "auto") -> torch.device:
             f"device is {name!r}, but torch sees no such device here; use --device=auto"
         )
     return torch.device(name)
+
+
+@cache
+def _computes(kind: str) -> bool:
+    """Whether such a device computes what the CPU does; if not, why, printed once.
+
+    A build of torch may lack the kernels of an old card, and MPS had wrong ones for our kind of
+    mask until 2026 (pytorch#182285, pytorch#184180).
+    """
+    try:
+        here, there = (_try_attention(torch.device(name)) for name in ("cpu", kind))
+        is_same = torch.allclose(here, there, ROUNDING, ROUNDING)  # never with NaN
+        reason = "" if is_same else "computes other numbers than the CPU"
+    except RuntimeError as error:
+        reason = f"does not compute ({str(error).splitlines()[0]})"
+    if reason:
+        remedy = f"another version of PyTorch may help, --device={kind} takes it nevertheless"
+        print(f"{kind} {reason}, so the CPU is taken; {remedy}", file=sys.stderr)
+    return not reason
+
+
+def _try_attention(device: torch.device) -> Tensor:
+    """What a layer of our attention gives there, and its gradients, in a row, on the CPU.
+
+    As in a packed pair, each of two rows of eight ids hides some of them from others. So few ids
+    and heads that are 64 wide are what the fast kernels are made for.
+    """
+    with torch.random.fork_rng(devices=()):  # nobody else's random numbers change
+        torch.default_generator.manual_seed(0)
+        layer, x = CausalSelfAttention(GPTConfig(n_head=2, n_embd=128), 0), torch.randn(2, 8, 128)
+    mask = torch.ones(2, 1, 8, 8, dtype=torch.bool).tril()
+    mask[0, :, 5:, 2:5] = mask[1, :, 4:, 1:4] = False
+    positions = torch.arange(8, device=device)[None]
+    y = layer.to(device)(x.to(device), positions, None, mask.to(device))  # (2, 8, 128)
+    y.square().sum().backward()
+    gradients = [parameter.grad for parameter in layer.parameters()]
+    return torch.cat([part.detach().cpu().flatten() for part in (y, *gradients)])
 
 
 def best_precision(device: torch.device, name: str = "auto") -> str:
@@ -81,9 +133,9 @@ def explain_out_of_memory(pairs: int) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        # CUDA and Python have a class for it; torch's allocator on the CPU has only these words.
+        # CUDA and Python have a class for it, all else only words.
         named = isinstance(error, torch.OutOfMemoryError | MemoryError)
-        if not named and "can't allocate memory" not in str(error):
+        if not named and not any(words in str(error) for words in NO_MEMORY):
             raise
         smaller = f"set micro_batch to {pairs // 2}" if pairs > 1 else "close other programs"
         raise MemoryError(

@@ -9,42 +9,18 @@ from matplotlib.patches import Patch, Rectangle
 
 from dpo.evaluation.tables import describe_group
 from dpo.evaluation.tokens import Character, first_difference
-from dpo.plots.style import BLUE, GREY, ORANGE, PERCENT_TICKS, blank_axis, ink_on, label_ends
+from dpo.plots.style import (
+    BLUE,
+    GREY,
+    ORANGE,
+    OUTCOMES,
+    PERCENT_TICKS,
+    blank_axis,
+    ink_on,
+    label_ends,
+)
 
 SPECIAL = {" ": "␣", "\n": "⏎"}  # characters that could not be seen
-
-
-def before_after_figure(before: dict, after: dict) -> Figure:
-    """Share of right answers in two results of `evaluate`, group by group, with 95 % intervals."""
-    groups = list(after["groups"])
-    places = range(len(groups), 0, -1)  # the first on top
-    figure, axis = blank_axis(8, 4.2)
-    for label, result, offset, color in (
-        ("before", before, 0.2, GREY),
-        ("after", after, -0.2, BLUE),
-    ):
-        for y, group in zip(places, groups, strict=True):
-            _draw_bar(axis, y + offset, result["groups"][group]["right"], label, color)
-    names = [f"{describe_group(group)}\nn = {after['groups'][group]['n']:,}" for group in groups]
-    axis.set_yticks(places, names)
-    axis.set_xlim(0, 1.2)  # room for the numbers
-    axis.set_xticks(*PERCENT_TICKS)
-    axis.set_xlabel("greedy answers with the right number and the right reason")
-    return figure
-
-
-def _draw_bar(axis: Axes, y: float, share: dict[str, float], label: str, color: str) -> None:
-    """A rate as a bar, its interval as a line over the bar's end, its label behind both."""
-    axis.barh(y, share["rate"], height=0.36, color=color)
-    axis.plot([share["low"], share["high"]], [y, y], color="black", linewidth=1.2)
-    axis.annotate(
-        f"{label} {share['rate']:.1%}",
-        (share["high"], y),
-        (6, 0),
-        textcoords="offset points",
-        va="center",
-        fontsize=10,
-    )
 
 
 def pass_at_k_figure(results: dict[str, dict], tuned: dict) -> Figure:
@@ -97,14 +73,6 @@ def _draw_passes(axis: Axes, by_base: dict[str, dict], greedy: float) -> None:
     label_ends(axis, labels, ks[-1])
     axis.set_xlabel("k, answers drawn at temperature 1")
     axis.spines[["top", "right"]].set_visible(False)
-
-
-# Each outcome pale for seen families and strong for held-out ones.
-OUTCOMES = {
-    "right": ("#A9D3EC", BLUE),
-    "wrong": ("#F2A269", "#B23A00"),
-    "refused": ("#E3E3E3", "#9A9A9A"),
-}
 
 
 def atlas_figure(maps: dict[str, dict[str, np.ndarray]], held_out: dict[str, np.ndarray]) -> Figure:

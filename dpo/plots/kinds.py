@@ -7,10 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from dpo.plots.answers import OUTCOMES
-from dpo.plots.style import BLUE, GREY, ORANGE, PERCENT_TICKS, blank_axis
-
-IN_BARS = ("right", "refused", "wrong")  # the outcomes from left to right
+from dpo.plots.style import BLUE, GREY, ORANGE, OUTCOMES, PERCENT_TICKS, blank_axis
 
 # Marker, colour and place in the row of each model.
 MODELS = {"before": ("o", GREY, 0.16), "after": ("D", BLUE, -0.16)}
@@ -47,7 +44,7 @@ def kinds_figure(summaries: dict[str, dict]) -> Figure:
     _name_rows(axes[0, 0], rows)
     axes[0, 0].set_ylim(0.4, len(rows) + 0.6)
     figure.get_layout_engine().set(wspace=0.05)  # or 100 % and 0 % meet
-    handles = [Patch(color=OUTCOMES[outcome][1], label=outcome) for outcome in IN_BARS]
+    handles = [Patch(color=strong, label=outcome) for outcome, (_, strong) in OUTCOMES.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=11)
     return figure
 
@@ -56,9 +53,9 @@ def _draw_kinds(axis: Axes, rows: dict[int, str], kinds: dict[str, dict]) -> Non
     """For every kind the shares of the outcomes, one behind the other in a bar."""
     for y, row in rows.items():
         start = 0.0
-        for outcome in IN_BARS if row in kinds else ():
+        for outcome, (_, strong) in OUTCOMES.items() if row in kinds else ():
             width = kinds[row][outcome]["rate"]
-            axis.barh(y, width, left=start, height=0.75, color=OUTCOMES[outcome][1])
+            axis.barh(y, width, left=start, height=0.75, color=strong)
             start += width
     axis.set_xlim(0, 1.05)
     axis.set_xticks(*PERCENT_TICKS)

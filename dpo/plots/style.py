@@ -1,17 +1,28 @@
 """What all figures share: colours, plain axes, labels at the ends of lines, saving."""
 
+import io
+import os
 from pathlib import Path
 
+import matplotlib
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sft.files import check_folder
+from sft.files import SaveError, check_folder, write_atomically
+
+if "MPLBACKEND" not in os.environ:  # no notebook (dpo/__init__.py): figures go into files only
+    matplotlib.use("Agg")
 
 # Okabe-Ito colours, which everyone can tell apart; every line also has its own style and its name.
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
 PICTURES = (".png", ".svg", ".pdf")
 PERCENT_TICKS = ([0, 0.25, 0.5, 0.75, 1], ["0 %", "25 %", "50 %", "75 %", "100 %"])  # of a rate
+OUTCOMES = {  # pale for seen families, strong for held-out ones and where that makes no difference
+    "right": ("#A9D3EC", BLUE),
+    "refused": ("#E3E3E3", "#9A9A9A"),
+    "wrong": ("#F2A269", "#B23A00"),
+}
 
 
 def blank_axis(width: float, height: float) -> tuple[Figure, Axes]:
@@ -53,7 +64,16 @@ def check_picture(path: str | Path) -> None:
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:
-    """Write the figure as a picture, and say so."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    """Write the figure as a picture, whole or not at all, and say so.
+
+    SaveError if it cannot be drawn or written. A program therefore draws after it has printed and
+    written its numbers.
+    """
+    picture = io.BytesIO()
+    try:
+        figure.savefig(picture, format=Path(path).suffix.removeprefix("."), dpi=110)
+    except Exception as error:  # whatever a font, a drawing library or too little memory may raise
+        reason = f"{type(error).__name__}: {error}"
+        raise SaveError(f"{path} was not drawn ({reason}); the numbers are all there") from None
+    write_atomically(path, picture.getvalue())
     print(f"wrote {path}")

@@ -1,5 +1,6 @@
 """Questions, graded replies, tables with intervals, and the program that prints them."""
 
+import io
 import json
 
 import pytest
@@ -321,11 +322,102 @@ def test_program_asks_validation_to_choose_by(run_program, base_file):
     assert "held-out" not in ended.out
 
 
-def test_program_answers_questions(run_program, base_file, tmp_path):
-    (tmp_path / "p.txt").write_text("1+1=?\n\n2*3=?\n")
+# Questions of the user's
+
+
+@pytest.fixture
+def ask(run_program, base_file):
+    """A function: how the program ends that is asked with these words, of the tiny model."""
     words = ["--device=cpu", f"--checkpoint={base_file}"]
-    ended = run_program("dpo.evaluate", *words, f"--prompts={tmp_path / 'p.txt'}")
-    lines = ended.out.splitlines()
-    assert [line.split("\t")[0] for line in lines] == ["1+1=?", "2*3=?"]
-    alone = run_program("dpo.evaluate", *words, "--ask=1+1=?")
-    assert alone.out.strip() == lines[0].strip()
+    return lambda *more: run_program("dpo.evaluate", *words, *more)
+
+
+def asked(ended):
+    """The questions that the program has answered."""
+    return [line.split("\t")[0] for line in ended.out.splitlines()]
+
+
+@pytest.fixture
+def piped(monkeypatch):
+    """A function: let these bytes be the program's standard input."""
+    return lambda data: monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(data)))
+
+
+def test_program_answers_questions(ask, tmp_path):
+    (tmp_path / "p.txt").write_text("1+1=?\n\n2*3=?\n")
+    ended = ask(f"--prompts={tmp_path / 'p.txt'}")
+    assert asked(ended) == ["1+1=?", "2*3=?"]
+    assert ask("--ask=1+1=?").out.strip() == ended.out.splitlines()[0].strip()
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff"], ids=["unmarked", "marked"])
+def test_program_reads_utf_8(ask, tmp_path, mark):
+    (tmp_path / "p.txt").write_bytes(f"{mark}1+1=?\r\n2*3=?\r\n".encode())
+    assert asked(ask(f"--prompts={tmp_path / 'p.txt'}")) == ["1+1=?", "2*3=?"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_program_reads_marked_utf_16(ask, tmp_path, encoding):
+    """As Windows PowerShell's `>` writes it."""
+    (tmp_path / "p.txt").write_bytes("\ufeff1+1=?\r\n2*3=?\r\n".encode(encoding))
+    assert asked(ask(f"--prompts={tmp_path / 'p.txt'}")) == ["1+1=?", "2*3=?"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_program_reads_standard_input(ask, piped, encoding):
+    piped("1+1=?\n2*3=?\n".encode(encoding))
+    assert asked(ask("--prompts=-")) == ["1+1=?", "2*3=?"]
+
+
+NO_TEXT = {
+    "UTF-16 without its mark": "1+1=?\n".encode("utf-16-le"),
+    "UTF-16 cut in a character": "1+1=?".encode("utf-16")[:-1],
+    "Windows-1252": "2×3=?\n".encode("cp1252"),
+    "UTF-32": "1+1=?\n".encode("utf-32"),
+    "packed": b"\x1f\x8b\x08\x00\x00\x00\x00\x00",
+}
+
+
+@pytest.mark.parametrize("kind", NO_TEXT)
+def test_questions_that_are_no_text_are_refused(ask, tmp_path, kind):
+    (tmp_path / "p.txt").write_bytes(NO_TEXT[kind])
+    ended = ask(f"--prompts={tmp_path / 'p.txt'}", "--checkpoint=missing")  # is not looked for
+    assert ended.code == 1
+    message = f"{tmp_path / 'p.txt'} is no text in UTF-8 or UTF-16; save it as UTF-8"
+    assert (ended.out, ended.err) == ("", f"error: {message}\n")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (" \n\n", "p.txt holds no question; write one question a line, like 17+19=?"),
+        ("", "p.txt is empty; write one question a line, like 17+19=?"),
+        (None, "p.txt: no such file; write one question a line, like 17+19=?"),
+    ],
+    ids=["blank lines", "an empty file", "no file"],
+)
+def test_no_question_in_a_file_is_an_error(ask, tmp_path, content, message):
+    if content is not None:
+        (tmp_path / "p.txt").write_text(content)
+    ended = ask(f"--prompts={tmp_path / 'p.txt'}", "--checkpoint=missing")
+    assert ended.code == 1
+    assert ended.err.endswith(f"{message}\n")
+
+
+def test_no_question_on_standard_input_is_an_error(ask, piped):
+    piped(b"\n")
+    ended = ask("--prompts=-")
+    assert ended.code == 1
+    assert ended.err.startswith("error: standard input holds no question; ")
+
+
+def test_a_blank_question_is_an_error(ask):
+    ended = ask("--ask= ")
+    assert ended.code == 1
+    assert ended.err.startswith("error: --ask holds no question; ")
+
+
+def test_a_question_and_a_file_of_them_are_too_much(ask):
+    ended = ask("--ask=1+1=?", "--prompts=p.txt")
+    assert ended.code == 1
+    assert "give one of the two" in ended.err

@@ -118,6 +118,43 @@ def test_python_word_may_stand_in_a_settings_file(tmp_path):
     assert override(FromFile(), [str(tmp_path / "s.py")]).from_ == "x"
 
 
+def test_settings_file_that_is_no_utf_8_is_refused(tmp_path):
+    (tmp_path / "s.py").write_text("beta = 1\n", encoding="utf-16")
+    with pytest.raises(SettingError, match=r"s\.py is no text in UTF-8; save it as UTF-8"):
+        override(Config(), [str(tmp_path / "s.py")])
+
+
+# The user's home
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """A folder that is the user's home, on Windows too."""
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.parametrize(("text", "below"), [("~/run", "run"), ("~/a/~/b", "a/~/b"), ("~", "")])
+def test_tilde_at_the_start_is_the_home(home, text, below):
+    assert Path(override(Config(), [f"--out={text}"]).out) == home / below
+
+
+@pytest.mark.parametrize("text", ["runs/~/a", "~me/run", "a~", "~5=?", "", "C:/~/run"])
+def test_tilde_elsewhere_is_a_letter(home, text):
+    assert override(Config(), [f"--out={text}"]).out == text
+
+
+def test_tilde_in_a_settings_file_is_the_home(home):
+    (home / "s.py").write_text('out = "~/run"\n')
+    assert Path(override(Config(), ["~/s.py"]).out) == home / "run"
+
+
+def test_tilde_in_a_tuple_is_the_home(home):
+    files = override(Listed(), ["~/a.json", "b.json"]).files
+    assert [Path(file) for file in files] == [home / "a.json", Path("b.json")]
+
+
 # Help
 
 
