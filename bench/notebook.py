@@ -1,6 +1,7 @@
 """Run both notebooks and keep their outputs tidy, for committing: `python -m bench.notebook`.
 
-First comes a run of a few steps, so that there is an earlier run to compare with.
+First comes a run of a few steps, so that there is an earlier run to compare with. The outputs show
+the edit that the notebook makes itself, so there must be no dpo/my_pairs.json.
 """
 
 from pathlib import Path
@@ -13,6 +14,8 @@ NOTEBOOKS = ("dpo.ipynb", "explore.ipynb")  # the second one loads what the firs
 
 
 def main() -> None:
+    if (FOLDER / "my_pairs.json").exists():
+        raise SystemExit("dpo/my_pairs.json holds pairs of yours: move it away for this run")
     train(Config(steps=8, eval_every=0))
     for name in NOTEBOOKS:
         run_notebook(FOLDER / name)

@@ -5,10 +5,9 @@ from collections.abc import Callable
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from dpo.loss import LN_2
-from dpo.plots.style import BLUE, GREEN, GREY, ORANGE, PERCENT_TICKS, blank_axis, label_ends
+from dpo.plots.style import BLUE, GREEN, GREY, ORANGE, PERCENT_TICKS, label_ends
 from dpo.training.history import History
 
 Lines = dict[str, tuple[str, str, str]]  # by column of the history: label, colour, style
@@ -120,13 +119,3 @@ def _draw_panel(
     axis.set_xticks([t for t in axis.get_xticks() if 0 <= t <= total_steps])
     axis.set_xlabel("step", fontsize=10)
     axis.spines[["top", "right"]].set_visible(False)
-
-
-def schedule_figure(rates: list[float]) -> Figure:
-    """The learning rate of every step."""
-    figure, axis = blank_axis(6, 2.4)
-    axis.plot(range(1, len(rates) + 1), rates, color=BLUE)
-    axis.set_title("Learning rate", fontsize=11, loc="left")
-    axis.set_xlabel("step")
-    axis.set_ylim(bottom=0)
-    return figure

@@ -9,9 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from dpo.loss import LN_2
-from dpo.plots.answers import OUTCOMES
-from dpo.plots.kinds import IN_BARS
-from dpo.plots.style import GREEN, GREY, PERCENT_TICKS, ink_on, label_ends
+from dpo.plots.style import GREEN, GREY, OUTCOMES, PERCENT_TICKS, ink_on, label_ends
 
 LINES = ((GREY, "--"), (GREEN, "-"))  # the shipped pairs, and yours
 ROOM = 0.05  # the smallest share whose count has room in its bar
@@ -29,14 +27,14 @@ def trial_figure(trial: DrawnTrial) -> Figure:
     figure, (left, right) = plt.subplots(
         1,
         2,
-        figsize=(13, 1.5 + 0.55 * len(trial.outcomes)),
+        figsize=(9.5, 1.8 + 0.55 * len(trial.outcomes)),
         layout="constrained",
         width_ratios=(2, 3),
     )
     plt.close(figure)
     _draw_losses(left, trial.losses)
     _draw_topics(right, trial.outcomes)
-    handles = [Patch(color=OUTCOMES[outcome][1], label=outcome) for outcome in IN_BARS]
+    handles = [Patch(color=OUTCOMES[outcome][1], label=outcome) for outcome in OUTCOMES]
     figure.legend(handles=handles, loc="outside lower right", ncols=3, frameon=False, fontsize=11)
     return figure
 
@@ -57,7 +55,7 @@ def _draw_losses(axis: Axes, losses: dict[str, list[float]]) -> None:
     axis.set_xticks([tick for tick in axis.get_xticks() if 1 <= tick <= last])
     axis.set_xlabel("step")
     axis.set_ylabel("preference loss, nats")
-    ends = " and ".join(f"{loss[-1]:.2f} ({name})" for name, loss in losses.items())
+    ends = "\nand ".join(f"{loss[-1]:.2f} ({name})" for name, loss in losses.items())
     axis.set_title(f"The loss ends at {ends}", fontsize=11, loc="left")
     axis.spines[["top", "right"]].set_visible(False)
 
@@ -76,7 +74,7 @@ def _draw_topics(axis: Axes, topics: dict[str, dict[str, dict]]) -> None:
     axis.set_xticks(*PERCENT_TICKS)
     right = " and ".join(f"{_count(topics, name, 'right')} ({name})" for name in runs)
     wrong = " and ".join(str(_count(topics, name, "wrong")) for name in runs)
-    axis.set_title(f"Answers that are right: {right}; wrong: {wrong}", fontsize=11, loc="left")
+    axis.set_title(f"Answers that are right: {right};\nwrong: {wrong}", fontsize=11, loc="left")
     axis.spines[["top", "right"]].set_visible(False)
 
 
@@ -88,7 +86,7 @@ def _count(topics: dict[str, dict[str, dict]], name: str, outcome: str) -> int:
 def _draw_bar(axis: Axes, y: float, shares: dict) -> None:
     """The shares of the outcomes, one behind the other, with their counts where there is room."""
     start = 0.0
-    for outcome in IN_BARS:
+    for outcome in OUTCOMES:
         width, color = shares[outcome]["rate"], OUTCOMES[outcome][1]
         axis.barh(y, width, left=start, height=0.36, color=color)
         if width >= ROOM:

@@ -54,7 +54,8 @@ RESULT_SETTINGS = (  # those of which a state kept the values
     "loss_type", "label_smoothing", "dpop_lambda", "simpo_gamma", "optimizer", "max_grad_norm",
     "max_length", "eval_every", "eval_questions", "seed", "precision",
 )  # fmt: skip
-RUN = {n: SETTINGS[n] for n in ("epochs", "batch_size", "base_lr", "nll_coef", "precision")}
+OTHER_DEFAULTS = ["epochs", "batch_size", "base_lr", "nll_coef", "eval_questions", "precision"]
+RUN = {name: SETTINGS[name] for name in OTHER_DEFAULTS}
 
 
 def as_bytes(value):

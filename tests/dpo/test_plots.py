@@ -11,13 +11,12 @@ from dpo.evaluation.tokens import Character
 from dpo.pass_at_k import KS
 from dpo.plots.answers import (
     answer_figure,
-    before_after_figure,
     pass_at_k_figure,
     strip_figure,
 )
 from dpo.plots.kinds import kinds_figure
 from dpo.plots.style import check_picture
-from dpo.plots.training import LiveFigure, schedule_figure
+from dpo.plots.training import LiveFigure
 from sft.files import SaveError
 
 
@@ -91,12 +90,6 @@ def test_live_figure_without_evals_has_four_panels():
     assert [axis.axison for axis in live.axes.flat] == [True] * 4 + [False] * 2
 
 
-def test_schedule_has_a_rate_a_step():
-    [line] = schedule_figure([0.1, 0.2, 0.1]).axes[0].lines
-    assert list(line.get_xdata()) == [1, 2, 3]
-    assert list(line.get_ydata()) == [0.1, 0.2, 0.1]
-
-
 # Rates
 
 
@@ -118,16 +111,6 @@ def test_pass_at_k_figure_has_a_line_a_base(pass_at_k):
 def test_pass_at_k_figure_names_its_lines(pass_at_k):
     figure, names = pass_at_k
     assert set(texts_in(figure)) == {*names, "tuned: 100%"}
-
-
-def test_before_and_after_are_labelled(before, after):
-    figure = before_after_figure(before, after)
-    assert texts_in(figure) == ["before 0.0%"] * 6 + ["after 100.0%"] * 6
-
-
-def test_before_and_after_are_bars(before, after):
-    bars = before_after_figure(before, after).axes[0].patches
-    assert [bar.get_width() for bar in bars] == [0.0] * 6 + [1.0] * 6
 
 
 # Kinds of questions

@@ -414,8 +414,8 @@ def test_figure_has_no_ln_2_where_no_loss_starts_there():
 
 def test_figure_says_how_it_ended(drawn):
     assert [axis.get_title("left") for axis in drawn.axes] == [
-        "The loss ends at 0.50 (shipped) and 0.30 (yours)",
-        "Answers that are right: 10 (shipped) and 5 (yours); wrong: 1 and 3",
+        "The loss ends at 0.50 (shipped)\nand 0.30 (yours)",
+        "Answers that are right: 10 (shipped) and 5 (yours);\nwrong: 1 and 3",
     ]
 
 

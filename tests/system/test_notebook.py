@@ -13,12 +13,12 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from conftest import make_tiny, write_tiny_pairs
+from conftest import make_tiny, same_bits, write_tiny_pairs
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
 
 from dpo import loss, train
 from dpo.training.provenance import code_hash, file_hash
+from dpo.try_pairs import is_run_of
 from sft.checkpoint.weights import from_json_tensor, load_checkpoint, save_checkpoint
 
 ROOT = Path(__file__).parents[2]
@@ -33,9 +33,9 @@ STEPS = [
     "Step 8: Begin testing",
 ]
 BOOKS = ("dpo", "explore")
-PICTURES = {"dpo": 4, "explore": 6}
-LARGEST = {"dpo": 500_000, "explore": 1_200_000}  # bytes
-MOST_LINES, MOST_COLUMNS, MOST_NAMES, MOST_CELLS = 12, 88, 25, 46
+PICTURES = {"dpo": 6, "explore": 6}
+LARGEST = {"dpo": 350_000, "explore": 1_200_000}  # bytes
+MOST_LINES, MOST_COLUMNS, MOST_NAMES, MOST_CELLS, MOST_WORDS = 12, 88, 25, 44, 1_800
 
 
 def read_notebook(name):
@@ -60,8 +60,13 @@ def printed(notebook):
     return "".join(output.text for output in streams)
 
 
-def parameters(notebook):
-    return next(cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
+def tagged(notebook, tag):
+    return next(cell for cell in notebook.cells if tag in cell.metadata.get("tags", []))
+
+
+def cell_with(notebook, part):
+    """The code cell that has this in its source."""
+    return next(cell for cell in code_cells(notebook) if part in cell.source)
 
 
 def count_pictures(notebook):
@@ -145,6 +150,11 @@ def test_dpo_notebook_has_few_cells(notebook):
     assert len(notebook.cells) <= MOST_CELLS
 
 
+def test_dpo_notebook_has_few_words(notebook):
+    texts = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
+    assert len(re.findall(r"\S*\w\S*", "\n".join(texts))) <= MOST_WORDS
+
+
 def test_dpo_notebook_is_a_run_of_this_code(notebook):
     used = re.search(r"base (\w+), pairs (\w+), code (\w+)", printed(notebook)).groups()
     now = file_hash(ROOT / "sft/gpt.pt"), file_hash(ROOT / "dpo/pos_neg_pairs.json"), code_hash()
@@ -176,19 +186,16 @@ def test_shown_source_is_not_wrapped(function):
 
 
 def literals(notebook):
-    """The settings of Step 2: name = value lines, and the dictionary `more`."""
-    more = next(cell for cell in code_cells(notebook) if cell.source.startswith("more = {"))
-    lines = [*ast.parse(parameters(notebook).source).body, *ast.parse(more.source).body]
-    values = {line.targets[0].id: ast.literal_eval(line.value) for line in lines}
-    return values | values.pop("more")
+    """The settings of Step 2: its lines `name = value`."""
+    lines = ast.parse(tagged(notebook, "parameters").source).body
+    return {line.targets[0].id: ast.literal_eval(line.value) for line in lines}
 
 
 def test_step_2_has_the_defaults_of_dpo_train(notebook):
-    defaults = asdict(train.Config()) | {"resume": True, "n": 300}
-    rarely_changed = "epochs max_length max_grad_norm save_every digit_weight muon_lr"
-    for name in [*rarely_changed.split(), "device", "metrics", "quiet"]:
-        del defaults[name]
-    assert literals(notebook) == defaults
+    settings = literals(notebook)
+    del settings["n"]  # of the test questions, which no training asks
+    defaults = asdict(train.Config())
+    assert settings == {name: defaults[name] for name in settings}
 
 
 def make_copy(folder, tiny, pairs_file):
@@ -212,7 +219,8 @@ def without_outputs(notebook, setup, after):
     return copy
 
 
-QUICK = "steps, base_lr, eval_every, n = 10, 3e-3, 5, 12\nmore['eval_questions'] = 4"
+QUICK = "steps, base_lr, eval_every, n = 10, 3e-3, 5, 4"
+STEP_2 = "base = "  # so its cell begins
 TINY_MUSEUM = "n = 12\nimport dpo.museum\ndpo.museum.BLANK_STEPS = 2"  # a tiny base even tinier
 
 
@@ -221,7 +229,7 @@ def copied(notebook, tiny, pairs_file, tmp_path):
     """A copy of the repository, and of dpo.ipynb with settings to match."""
     folder = tmp_path / "a repository with späces"
     make_copy(folder, tiny, pairs_file)
-    return folder, without_outputs(notebook, QUICK, "more = {")
+    return folder, without_outputs(notebook, QUICK, STEP_2)
 
 
 def client(notebook, folder, **settings):
@@ -262,7 +270,7 @@ def both_run(notebook, tmp_path_factory):
     pairs_file = write_tiny_pairs(folder.parent / "pairs.json")
     make_copy(folder, make_tiny(), pairs_file)
     ran = {
-        "dpo": without_outputs(notebook, QUICK, "more = {"),
+        "dpo": without_outputs(notebook, QUICK, STEP_2),
         "explore": without_outputs(read_notebook("explore"), TINY_MUSEUM, "base, saved"),
     }
     turn_sections_round(ran["explore"])
@@ -298,6 +306,11 @@ def test_notebook_draws_all_on_a_tiny_base(both_run, name):
     assert count_pictures(both_run[1][name]) == PICTURES[name]
 
 
+def history_of(folder, run="dpo"):
+    extras = load_checkpoint(folder / run / "dpo.pt").extras
+    return from_json_tensor(extras["history"])["steps"]
+
+
 def test_notebook_trains_the_tiny_base(both_run):
     folder, ran = both_run
     assert "10 steps; preference loss 0.6931 ->" in printed(ran["dpo"])
@@ -305,13 +318,41 @@ def test_notebook_trains_the_tiny_base(both_run):
     assert margins[-1] > margins[0] + 0.1
 
 
+def test_notebook_shows_its_result_as_a_table(both_run):
+    shown = [output.get("data", {}) for output in tagged(both_run[1]["dpo"], "result").outputs]
+    [table] = [data["text/markdown"] for data in shown if "text/markdown" in data]
+    rows = [[word.strip() for word in line.split("|")[1:-1]] for line in table.splitlines()]
+    assert rows[0] == ["questions", "n", "facts", "before", "after", "after, drawn at 0.8"]
+    assert [row[1] for row in rows[2:]] == ["4"] * 4
+
+
+def test_notebook_makes_your_pairs_with_one_word_changed(both_run):
+    folder, _ = both_run
+    shipped, mine = (folder / f"dpo/{name}_pairs.json" for name in ("pos_neg", "my"))
+    expected = shipped.read_text().replace("I don't know", "I do not know")
+    assert mine.read_text() == expected != shipped.read_text()
+
+
+def test_notebook_run_is_the_shipped_one_of_the_last_step(both_run):
+    """So only the edited pairs are trained there."""
+    folder, ran = both_run
+    assert "Training on dpo/my_pairs.json" in printed(ran["dpo"])
+    assert "Training on dpo/pos_neg_pairs.json" not in printed(ran["dpo"])
+    assert sorted(path.name for path in (folder / "runs/try").iterdir()) == ["yours"]
+
+
 def test_notebook_leaves_no_state(both_run):
     assert not list((both_run[0] / "dpo").glob("*.state*"))
 
 
-def history_of(folder):
-    extras = load_checkpoint(folder / "dpo/dpo.pt").extras
-    return from_json_tensor(extras["history"])["steps"]
+def test_visible_loop_is_train_step_to_the_bit(both_run, monkeypatch):
+    folder, _ = both_run
+    monkeypatch.chdir(folder)
+    config = train.Config(out="again", steps=10, base_lr=3e-3, eval_every=5, device="cpu")
+    train.train(config)
+    by_cell, by_train = (load_checkpoint(folder / run / "dpo.pt") for run in ("dpo", "again"))
+    assert same_bits(by_cell.state_dict, by_train.state_dict)
+    assert history_of(folder) == history_of(folder, "again")
 
 
 def test_explore_without_a_model_says_how_to_make_one(copied):
@@ -323,68 +364,104 @@ def test_explore_without_a_model_says_how_to_make_one(copied):
     assert tried.cells[-1].outputs[-1]["evalue"] == said
 
 
-def test_notebook_stops_and_resumes(copied):  # R7, R12
+STOPS, LOOP = "steps, eval_every = 600, 0", "with stop_on_interrupt()"
+BEGUN = "begun"  # a file that is there once a step has been made
+
+
+def mark_the_first_step(tried):
+    cell_with(tried, "def record(").source += f'\n    Path("{BEGUN}").touch()'
+
+
+@pytest.fixture
+def run_to_step_8(copied):
+    """The cells of Steps 1 to 7 with 600 steps; what runs a cell; the folder; the kernel."""
     folder, tried = copied
-    cells = code_cells(tried)
-    last = next(i for i, cell in enumerate(cells) if "before_after_figure(" in cell.source)
-    tried.cells = cells = cells[: 1 + last]
-    training = next(i for i, cell in enumerate(cells) if "state.running" in cell.source)
-    schedule = next(cell for cell in cells if "make_schedulers(" in cell.source)
-    quick = next(cell for cell in cells if cell.source == QUICK)
-    quick.source += "\nsteps, eval_every = 600, 50"
+    cell_with(tried, QUICK).source += f"\n{STOPS}"
+    mark_the_first_step(tried)
+    last = tried.cells.index(cell_with(tried, "save_run("))
+    tried.cells = code_cells(nbformat.v4.new_notebook(cells=tried.cells[: 1 + last]))
     kernel = client(tried, folder)
     with kernel.setup_kernel():
-        for i, cell in enumerate(cells):
-            if i == training:
-                press_stop_soon(kernel, folder / "dpo/dpo.state.pt")
-            kernel.execute_cell(cell, i)  # an error would be raised
-            if i == training:
-                done = steps_done(cell)
-                assert 0 < done < 600
-                assert "of 600 steps done - run this cell again" in text_of(cell)
-        assert len(history_of(folder)["loss"]) == done
-        assert f"{done} steps; preference loss 0.6931 ->" in printed(tried)
-        press_stop_soon(kernel, folder / "dpo/dpo.state.previous.pt")
-        kernel.execute_cell(cells[training], training)
-        assert done < steps_done(cells[training]) < 600
-        done = steps_done(cells[training])
-    kernel = client(tried, folder)
-    with kernel.setup_kernel():  # a new one, and all cells
-        for i, cell in enumerate(cells):
-            kernel.execute_cell(cell, i)
-        assert f"going on after step {done} (dpo/dpo.state.pt)" in text_of(cells[training])
-        assert steps_done(cells[training]) == 600
-        assert not list((folder / "dpo").glob("*.state*"))
-        assert_clean(tried)
-        assert count_pictures(tried) == PICTURES["dpo"]
-        kernel.execute_cell(cells[training], training)  # once more: nothing is trained twice
-        assert steps_done(cells[training]) == 600
-        for source, message in (
-            (schedule.source, "the policy is tuned already: run again from Step 4"),
-            (
-                f"beta = 0.2\n{cells[training].source}",
-                "settings or pairs have changed: run again from Step 4",
-            ),
-        ):
-            with pytest.raises(CellExecutionError, match=message):
-                kernel.execute_cell(nbformat.v4.new_code_cell(source), 0)
+        pid = kernel.km.provisioner.pid
+        yield tried, lambda cell: kernel.execute_cell(cell, tried.cells.index(cell)), folder, pid
 
 
-def press_stop_soon(kernel, path):
-    """Interrupts the kernel soon after the file is there."""
+@pytest.fixture
+def stopped(run_to_step_8):
+    """The same after all cells have run, with the stop button pressed soon after the first step."""
+    tried, run, folder, kernel = run_to_step_8
+    for cell in tried.cells:
+        if LOOP in cell.source:
+            press_stop_soon(folder / BEGUN, kernel)
+        run(cell)  # an error would be raised
+    return tried, run, folder
+
+
+def test_notebook_stops_and_the_cells_below_work(stopped):  # R7
+    tried, _, folder = stopped
+    done = len(history_of(folder)["loss"])
+    assert 0 < done < 600
+    assert f"{done} steps; preference loss 0.6931 ->" in printed(tried)
+    assert f", stopped after step {done}" in text_of(cell_with(tried, "save_run("))
+    assert_clean(tried)
+
+
+def test_stopped_run_is_not_taken_for_a_whole_one(stopped, monkeypatch):
+    tried, run, folder = stopped
+    monkeypatch.chdir(folder)
+    config = train.Config(steps=600, base_lr=3e-3)
+    assert not is_run_of(Path("dpo/dpo.pt"), config)
+    for part in (LOOP, "save_run("):  # to its end
+        run(cell_with(tried, part))
+    assert is_run_of(Path("dpo/dpo.pt"), config)
+
+
+def test_training_cell_goes_on_and_ends_as_undisturbed(stopped):  # R7, R12
+    tried, run, folder = stopped
+    loop, save = (cell_with(tried, part) for part in (LOOP, "save_run("))
+    run(loop)
+    run(loop)  # nothing is trained twice
+    run(save)
+    continued = load_checkpoint(folder / "dpo/dpo.pt").state_dict
+    assert len(history_of(folder)["loss"]) == 600
+    for cell in tried.cells[tried.cells.index(cell_with(tried, "check(settings)")) :]:
+        run(cell)  # afresh from Step 6
+    assert same_bits(continued, load_checkpoint(folder / "dpo/dpo.pt").state_dict)
+
+
+def test_changed_settings_count_from_step_6(stopped):  # R12
+    tried, run, folder = stopped
+    tried.cells.append(nbformat.v4.new_code_cell("steps, beta, nll_coef = 3, 0.5, 0.1"))
+    run(tried.cells[-1])
+    for cell in tried.cells[tried.cells.index(cell_with(tried, "check(settings)")) : -1]:
+        run(cell)
+    extras = load_checkpoint(folder / "dpo/dpo.pt").extras
+    assert [extras["config"][name] for name in ("steps", "beta", "nll_coef")] == [3, 0.5, 0.1]
+    history = history_of(folder)
+    assert len(history["loss"]) == 3
+    assert history["loss"][0] == pytest.approx(loss.LN_2 + 0.1 * history["nll"][0])
+
+
+def test_changed_settings_do_not_reach_a_run_that_has_begun(stopped):  # R12
+    tried, run, folder = stopped
+    tried.cells.append(nbformat.v4.new_code_cell("beta, nll_coef = 50.0, 9.0"))
+    for cell in (tried.cells[-1], cell_with(tried, LOOP), cell_with(tried, "save_run(")):
+        run(cell)
+    history = history_of(folder)
+    assert history["loss"] == history["loss/preference"]
+
+
+def press_stop_soon(path, kernel):
+    """Interrupts the kernel, a process, soon after the file is there."""
 
     def press():
         while not path.exists():
             time.sleep(0.01)
-        time.sleep(1)
-        os.kill(kernel.km.provisioner.pid, signal.SIGINT)
+        time.sleep(0.3)
+        os.kill(kernel, signal.SIGINT)
 
     threading.Thread(target=press).start()
 
 
 def text_of(cell):
     return "".join(output.get("text", "") for output in cell.outputs)
-
-
-def steps_done(cell):
-    return int(re.search(r"(\d+) of 600 steps done", text_of(cell))[1])
