@@ -81,12 +81,11 @@ class Stage:
 
 
 CALCULATE = Stage(
-    "learn to calculate", 700_000, 0.02, 3e-3,
+    "learn to calculate", 460_800, 0.02, 3e-3,
     {
         "short": 74, "right": 7, "statement": 1, "everyday": 2, "wrong": 0.5, "refusal": 1.5,
         "short_unanswerable": 12, "unanswerable": 2,
     },
-    decay=0.2,
 )  # fmt: skip
 REFUSE = Stage(
     "learn to refuse", 40_000, 0.002, 2e-4,
