@@ -42,6 +42,7 @@ class Config:
     """python -m dpo.formats: ask a model every kind of question, also what has no answer."""
 
     checkpoint: str = "dpo/dpo.pt"  # the model to ask
+    before: str = "sft/gpt.pt"  # a model to ask first, to see what tuning changed; empty: none
     n: int = 300  # questions per kind at most
     seed: int = 1  # of the sample of questions
     split: str = "test"  # held-out families: test, to report; validation, to choose settings by
@@ -180,6 +181,13 @@ def _in_base(name: str) -> str:
     return "refused" if KINDS[WITHOUT_ANSWER[name]].met else "never"
 
 
+def describe_outcomes(replies: dict[str, list[Reply]]) -> str:
+    """How many answers to questions of all kinds are right, refused and wrong."""
+    everything = [reply for members in replies.values() for reply in members]
+    counts = (f"{outcomes(everything)[name]['count']:,} {name}" for name in OUTCOMES)
+    return f"of {len(everything):,} questions {', '.join(counts)}"
+
+
 def kinds_table(summary: dict) -> str:
     """The share that is wrong with confidence, and below it a row per kind, with 95 % intervals."""
     share, kinds = summary["wrong_with_confidence"], summary["kinds"]
@@ -203,14 +211,17 @@ def prompts_of(checkpoint: str) -> list[str]:
 def main(config: Config) -> None:
     if config.figure:
         check_picture(config.figure)
-    model, tokenizer = load_model(config.checkpoint, best_device(config.device))
-    replies = ask_kinds(model, tokenizer, config.n, config.seed, config.split)
-    summary = summarise_kinds(replies, prompts_of(config.checkpoint))
-    print(kinds_table(summary))
+    summaries = {}
+    for path in filter(None, (config.before, config.checkpoint)):
+        model, tokenizer = load_model(path, best_device(config.device))
+        replies = ask_kinds(model, tokenizer, config.n, config.seed, config.split)
+        summaries[path] = summarise_kinds(replies, prompts_of(path))
+        print(f"{path}: {describe_outcomes(replies)}")
+    print(f"\n{kinds_table(summaries[config.checkpoint])}")
     if config.json:
-        write_json(config.json, {"split": config.split, **summary})
+        write_json(config.json, {"split": config.split, "models": summaries})
     if config.figure:
-        save_figure(kinds_figure({config.checkpoint: summary}), config.figure)
+        save_figure(kinds_figure(summaries), config.figure)
 
 
 if __name__ == "__main__":

@@ -88,7 +88,7 @@ CALCULATE = Stage(
     },
 )  # fmt: skip
 REFUSE = Stage(
-    "learn to refuse", 40_000, 0.002, 2e-4,
+    "learn to refuse", 25_600, 0.002, 2e-4,
     {"statement": 20, "right": 14, "wrong": 3, "refusal": 38, "everyday": 8, "unanswerable": 17},
 )  # fmt: skip
 STAGES = {

@@ -231,8 +231,9 @@ def written(tiny_folder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("formats")
     files = {"json": str(folder / "f.json"), "figure": str(folder / "f.png")}
     base = str(tiny_folder / "base.pt")
-    formats.main(formats.Config(checkpoint=base, n=2, device="cpu", **files))
-    return json.loads((folder / "f.json").read_text()), folder / "f.png"
+    formats.main(formats.Config(checkpoint=base, before=base, n=2, device="cpu", **files))
+    found = json.loads((folder / "f.json").read_text())
+    return {"split": found["split"], **found["models"][base]}, folder / "f.png"
 
 
 def test_program_writes_every_kind(written):
@@ -253,6 +254,8 @@ def test_program_draws_the_kinds(written):
 
 
 def test_program_prints_the_table(run_program, base_file):
-    ended = run_program("dpo.formats", f"--checkpoint={base_file}", "--n=1", "--device=cpu")
-    assert ended.out.startswith("Wrong with confidence: ")
+    words = (f"--checkpoint={base_file}", f"--before={base_file}", "--n=1", "--device=cpu")
+    ended = run_program("dpo.formats", *words)
+    assert f"{base_file}: of {len(ALL)} questions " in ended.out
+    assert "\nWrong with confidence: " in ended.out
     assert "| three digits: 317+219=? " in ended.out
