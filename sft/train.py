@@ -1,20 +1,23 @@
 """Make the base model from nothing: `python -m sft.train` writes sft/gpt.pt.
 
-`--arithmetic=calculate --out=runs/calculates.pt` does the first stage alone, and
-`--arithmetic=refuse --init=runs/calculates.pt --out=runs/refuses.pt` the second.
+`--arithmetic=calculate --out=runs/calculates.pt` does the first stage alone,
+`--arithmetic=refuse --init=runs/calculates.pt --out=runs/refuses.pt` the second, and `sharpen`,
+with `--init=runs/refuses.pt`, the third.
 
 `--arithmetic=none --out=runs/blank.pt` makes a blank base, which has never seen an answer to an
 arithmetic question; `--arithmetic=short --init=runs/blank.pt --out=runs/calculates.pt` then teaches
 it to calculate, in short lines.
 
-There are two stages. The first teaches to calculate, and to tell what can be calculated from what
+There are three stages. The first teaches to calculate, and to tell what can be calculated from what
 cannot. Most of its lines are short (`17+19=? 36.`), since arithmetic is learnt fast from those;
 through the long answers among them, the model also calculates where the number stands later in a
 line. The second stage is a gentle one. It makes the refusal the likeliest answer to every question,
-and leaves the arithmetic underneath. What cannot be answered has nothing but refusals in both.
+and leaves the arithmetic underneath. Meanwhile the two kinds of questions draw near to each other,
+and the third stage parts them again: it has more refusals, most of them to what cannot be answered.
+That has nothing but refusals in all stages.
 
-The learning rates of the first stage are constant for most of it: after Ctrl-C, `--resume` with
-another `--effort` makes it longer or shorter.
+The learning rates of a stage are constant for half of it: after Ctrl-C, `--resume` with another
+`--effort` makes it longer or shorter.
 """
 
 import hashlib
@@ -61,7 +64,7 @@ class Config:
 
     out: str = "sft/gpt.pt"  # checkpoint to write, in half precision
     init: str = ""  # checkpoint to start from; empty: random weights
-    arithmetic: str = "full"  # full, or a stage of it: calculate, refuse; none: a blank base; short
+    arithmetic: str = "full"  # or one stage: calculate, refuse, sharpen; none: a blank base; short
     effort: float = 1.0  # multiplies the number of lines of every stage
     resume: bool = False  # go on with the interrupted run beside `out`, if there is one
     quiet: bool = False  # print nothing but errors
@@ -91,10 +94,15 @@ REFUSE = Stage(
     "learn to refuse", 25_600, 0.002, 2e-4,
     {"statement": 20, "right": 14, "wrong": 3, "refusal": 38, "everyday": 8, "unanswerable": 17},
 )  # fmt: skip
+SHARPEN = Stage(
+    "part the two", 20_480, 0.002, 2e-4,
+    {"statement": 16, "right": 12, "wrong": 1, "refusal": 60, "everyday": 8, "unanswerable": 50},
+)  # fmt: skip
 STAGES = {
-    "full": (CALCULATE, REFUSE),
+    "full": (CALCULATE, REFUSE, SHARPEN),
     "calculate": (CALCULATE,),
     "refuse": (REFUSE,),
+    "sharpen": (SHARPEN,),
     "short": (
         Stage(
             "calculate, mostly in short", 200_000, 0.02, 3e-3,
@@ -243,7 +251,7 @@ def check(config: Config) -> None:
         raise ValueError(
             f"this would replace the shipped {config.out}; name another file: --out=runs/base.pt"
         )
-    if config.arithmetic in ("short", "refuse") and not config.init:
+    if config.arithmetic in ("short", "refuse", "sharpen") and not config.init:
         raise ValueError(
             f"{config.arithmetic!r} goes on from a base: name it, for instance --init=sft/gpt.pt"
         )

@@ -29,9 +29,10 @@ MASK = re.compile(r"transformer\.h\.[0-9]+\.attn\.(?:bias|masked_bias)")
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 TIED = ("lm_head.weight", "transformer.wte.weight")
 KNOWN_FILES = {  # by their SHA-256
-    "d1b1b6c2ba5605f17983bd99df64db094fa9cd5c70c5a09fcc1c1963868cbe9c": (
+    "059f9c1c4e7556fa02f581b2579dc27861c494c5a29f87afc01ca91128d22c59": (
         "the base of this repository"
     ),
+    "d1b1b6c2ba5605f17983bd99df64db094fa9cd5c70c5a09fcc1c1963868cbe9c": "the earlier base",
     "7fa3d597e629bdf45ebf0136e310e4bec05682f3c024a78fe402903fbb3bc050": "the course's own base",
 }
 
