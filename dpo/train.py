@@ -26,7 +26,7 @@ class Config:
     pairs: str = "dpo/pos_neg_pairs.json"  # preference pairs
     out: str = "dpo"  # folder for dpo.pt
     max_pairs: int = 0  # train on so many pairs only, spread over the file; 0: on all
-    steps: int = 32  # updates, however many pairs there are: they are shuffled, again and again
+    steps: int = 24  # updates, however many pairs there are: they are shuffled, again and again
     epochs: int = 0  # passes over the pairs instead of steps, for a large file; 0: steps count
     batch_size: int = 4  # pairs per step, of all processes together
     micro_batch: int = 32  # pairs in one pass: fewer take less memory; same result but for kto

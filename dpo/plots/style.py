@@ -1,6 +1,7 @@
 """What all figures share: colours, plain axes, labels at the ends of lines, saving."""
 
 import io
+import math
 import os
 from pathlib import Path
 
@@ -34,19 +35,25 @@ def blank_axis(width: float, height: float) -> tuple[Figure, Axes]:
 
 
 def label_ends(axis: Axes, labels: list[tuple[float, str, str]], step: float) -> None:
-    """The name of each line at its end, pushed upwards where it would cover the one below.
+    """The name of each line at its end, moved where it would cover another one or leave the axis.
 
     A label is (value at the end, name, colour); `step` is where the lines end.
     """
     low, high = axis.get_ylim()
-    gap = (high - low) * 0.1  # the height of a line of text
-    placed = low - gap  # centre of the label below
-    for value, label, color in sorted(labels):
-        lines = label.count("\n") + 1
-        placed = max(value, placed + gap * (1 + lines) / 2)
-        at_its_end = {"xytext": (6, 0), "textcoords": "offset points", "va": "center"}
+    labels = sorted(labels)
+    heights = [0.1 * (high - low) * (1 + name.count("\n")) for _, name, _ in labels]
+    centres, floor = [], -math.inf  # upwards, each above the one below
+    for (value, _, _), height in zip(labels, heights, strict=True):
+        centres.append(max(value, floor + height / 2))
+        floor = centres[-1] + height / 2
+    ceiling = high  # and downwards again, each below the one above
+    for i in reversed(range(len(labels))):
+        centres[i] = min(centres[i], ceiling - heights[i] / 2)
+        ceiling = centres[i] - heights[i] / 2
+    at_its_end = {"xytext": (6, 0), "textcoords": "offset points", "va": "center"}
+    for centre, (_, name, color) in zip(centres, labels, strict=True):
         axis.annotate(
-            label, (step, placed), **at_its_end, color=color, fontsize=10, parse_math=False
+            name, (step, centre), **at_its_end, color=color, fontsize=10, parse_math=False
         )
 
 
