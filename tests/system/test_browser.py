@@ -231,7 +231,7 @@ def test_jupyterlab_runs_stops_and_trains_afresh_in_a_new_kernel(
 
 def test_notebook_7_runs_all(browser, notebook, copied, tmp_path):
     folder, tried = copied
-    last = next(i for i, cell in enumerate(tried.cells) if cell.source.startswith("### Step 8"))
+    last = next(i for i, cell in enumerate(tried.cells) if "### Step 8" in cell.source)
     del tried.cells[last:]  # half of the time, and more of the same kinds of output
     path = folder / "dpo/dpo.ipynb"
     nbformat.write(tried, path)
