@@ -1,112 +1,145 @@
-"""The museum: each exhibit's loss beside the healthy run's, its wrong line, and what it answers."""
+"""The museum: the loss of every exhibit, five runs as a band, beside that of the healthy run."""
 
-import textwrap
+import random
+import string
+from collections.abc import Sequence
 from typing import Protocol
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from dpo.loss import LN_2
-from dpo.plots.style import BLUE, GREEN, GREY, ORANGE
+from dpo.plots.style import BLUE, GREY, ORANGE, blank_axis, label_ends
+
+COLUMNS = 3
+MOST_LOSS = 0.8  # the axis ends here unless a curve is higher: most panels have one scale
+FALLEN = 0.02  # a loss that is lower by this has fallen
+
+Curves = list[list[float]]  # the preference loss of every step, a curve per seed
 
 
 class DrawnResult(Protocol):
     """What is drawn of an exhibit; `dpo.museum.ExhibitResult` has all of it."""
 
-    exhibit: type  # has a title and a lesson
-    baseline: type  # the exhibit of the same run without the mistake
-    curve: list[float]  # preference loss of every step
-    ends: tuple[float, float]  # loss of the first step, and mean of the last ones
-    ranked: float  # share of the last pairs that are ranked right
-    replies: list  # to the questions that were asked
-    shares: dict[str, dict[str, float]]  # rates of the replies
-    sample: str  # a question and its answer
-    change: tuple[str, str] | None  # the right line and the wrong one
+    title: str
+    verdict: str  # harm or none, and how many answers are right
+    is_healthy: bool
+    harmed: int  # runs that answer far less than the healthy ones
+    curves: Curves
+    healthy_curves: Curves  # of the same seeds
 
 
-def museum_figure(results: list[DrawnResult]) -> Figure:
-    """Two columns for each baseline, curves and words, its exhibits below each other.
-
-    The first result of each baseline is the healthy run.
-    """
-    by_baseline: dict[type, list[DrawnResult]] = {}
-    for result in results:
-        by_baseline.setdefault(result.baseline, []).append(result)
-    figure, axes = _empty_museum(max(map(len, by_baseline.values())), len(by_baseline))
-    for column, members in enumerate(by_baseline.values()):
-        for row, result in enumerate(members):
-            _draw_exhibit(axes[row, 2 * column], result, healthy=members[0])
-            _write_placard(axes[row, 2 * column + 1], result)
-    handles = [
-        Line2D([], [], color=BLUE, label="preference loss, step by step: healthy"),
-        Line2D([], [], color=ORANGE, label="with the mistake"),
-        Line2D([], [], color=GREY, linestyle="--", label="the healthy run again"),
-        Line2D([], [], color=GREY, linestyle=":", linewidth=0.8, label="ln 2"),
-    ]
-    columns = 4 if len(by_baseline) > 1 else 2
-    figure.legend(handles=handles, loc="lower left", ncols=columns, frameon=False, fontsize=10)
+def museum_figure(results: Sequence[DrawnResult]) -> Figure:
+    """A panel for every exhibit: its curves above those of the healthy run."""
+    figure, panels = _panels(len(results))
+    for axis, result in zip(panels, results, strict=True):
+        _draw_pair(axis, result)
+        axis.set_title(f"{result.title}\n{result.verdict}", fontsize=10, loc="left")
+    harmful = [result for result in results if result.harmed]
+    falling = sum(_falls(result.curves) for result in harmful)
+    figure.suptitle(
+        f"In {falling} of {len(harmful)} exhibits that do harm, the loss falls all the same\n"
+        "Preference loss, step by step: with the mistake (orange), healthy (grey); dotted: ln 2",
+        fontsize=12,
+        x=0.01,
+        ha="left",
+    )
     return figure
 
 
-def _empty_museum(rows: int, baselines: int) -> tuple[Figure, np.ndarray]:
-    """A figure and its axes (rows, 2 x baselines), none of them shown yet."""
-    figure, axes = plt.subplots(
-        rows,
-        2 * baselines,
-        figsize=(6.6 * baselines, 2.35 * rows + 0.6),
-        width_ratios=[1, 2.1] * baselines,
-        squeeze=False,
-        dpi=75,
+def puzzle_order(results: Sequence[DrawnResult], seed: int = 1) -> dict[str, DrawnResult]:
+    """The results in an order that the seed gives, under the letters A, B, C and so on."""
+    shuffled = random.Random(seed).sample(results, len(results))
+    return dict(zip(string.ascii_uppercase, shuffled, strict=False))
+
+
+def museum_puzzle(results: Sequence[DrawnResult], seed: int = 1) -> Figure:
+    """The curves of every result, the healthy one among them, under its letter of `puzzle_order`.
+
+    Nothing else is told.
+    """
+    figure, panels = _panels(len(results))
+    for axis, (letter, result) in zip(panels, puzzle_order(results, seed).items(), strict=True):
+        _draw_band(axis, result.curves, BLUE)
+        axis.set_ylim(0, _top(result.curves))
+        axis.set_title(letter, fontsize=12, loc="left", fontweight="bold")
+    runs = len(results[0].curves)
+    figure.suptitle(
+        "Which of these runs are broken?\n"
+        f"Preference loss, step by step, and its median; runs in each panel: {runs}; dotted: ln 2",
+        fontsize=12,
+        x=0.01,
+        ha="left",
     )
+    return figure
+
+
+def exhibit_figure(result: DrawnResult) -> Figure:
+    """The curves of one exhibit above those of the healthy run."""
+    figure, axis = blank_axis(6.5, 2.9)
+    _draw_pair(axis, result)
+    steps = len(result.curves[0])
+    ends = [("healthy", result.healthy_curves, GREY)]
+    if not result.is_healthy:
+        ends.append(("with the mistake", result.curves, ORANGE))
+    lowest = 0.07 * axis.get_ylim()[1]  # a name on the axis could not be read
+    labels = [(max(lowest, _median(curves)[-1]), name, color) for name, curves, color in ends]
+    label_ends(axis, labels, steps)
+    axis.set_xlim(1, 1.4 * steps)  # room for the names
+    axis.set_xticks([tick for tick in axis.get_xticks() if 1 <= tick <= steps])
+    axis.annotate(
+        "ln 2", (1.4 * steps, LN_2), (0, 2), textcoords="offset points",
+        ha="right", color=GREY, fontsize=10,
+    )  # fmt: skip
+    axis.set_xlabel("step")
+    axis.set_ylabel("preference loss")
+    axis.set_title(f"{result.title}: {result.verdict}", fontsize=12, loc="left")
+    return figure
+
+
+def _panels(n: int) -> tuple[Figure, list[Axes]]:
+    """A figure with n axes, COLUMNS in a row."""
+    rows = -(-n // COLUMNS)
+    size = (9.5, 1.9 * rows + 0.6)
+    figure, axes = plt.subplots(rows, COLUMNS, figsize=size, layout="constrained", squeeze=False)
     plt.close(figure)
-    figure.subplots_adjust(
-        left=0.03, right=0.995, top=1 - 0.2 / rows, bottom=0.4 / rows, wspace=0.1, hspace=0.55
-    )
-    for axis in axes.flat:
+    for axis in axes.flat[n:]:
         axis.set_axis_off()
-    return figure, axes
+    return figure, list(axes.flat[:n])
 
 
-def _draw_exhibit(axis: Axes, result: DrawnResult, healthy: DrawnResult) -> None:
-    """The loss of every step, above that of the healthy run."""
-    axis.set_axis_on()
+def _draw_pair(axis: Axes, result: DrawnResult) -> None:
+    """The healthy curves, and above them those with the mistake, from zero on."""
+    _draw_band(axis, result.healthy_curves, GREY)
+    if not result.is_healthy:
+        _draw_band(axis, result.curves, ORANGE)
+    axis.set_ylim(0, _top(result.curves + result.healthy_curves))
+
+
+def _draw_band(axis: Axes, curves: Curves, color: str) -> None:
+    """All curves thin, their median thick, and a line at ln 2, where the healthy ones begin."""
+    steps = range(1, len(curves[0]) + 1)
     axis.axhline(LN_2, color=GREY, linewidth=0.8, linestyle=":")
-    own_color = BLUE if result is healthy else ORANGE
-    for run, color, style in ((healthy, GREY, "--"), (result, own_color, "-")):
-        axis.plot(range(1, len(run.curve) + 1), run.curve, style, color=color, linewidth=1.6)
-    axis.set_ylim(bottom=0)
+    for curve in curves:
+        axis.plot(steps, curve, color=color, linewidth=0.7, alpha=0.45)
+    style = "--" if color == GREY else "-"
+    axis.plot(steps, _median(curves), style, color=color, linewidth=2)
     axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    axis.tick_params(labelsize=8.5)
-    axis.set_title(result.exhibit.title, fontsize=11.5, loc="left", fontweight="bold")
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def _write_placard(axis: Axes, result: DrawnResult) -> None:
-    """Figures, the two lines of code, a sample and the lesson, one text below the other."""
-    shares = ", ".join(f"{name} {share['rate']:.0%}" for name, share in result.shares.items())
-    loss = "loss {:.3f} -> {:.3f}".format(*result.ends)
-    code = {"family": "monospace", "fontsize": 8.5}
-    lines: list[tuple[str, dict]] = [
-        (f"{len(result.replies)} answers: {shares}", {"fontweight": "bold"}),
-        (f"{loss}, {result.ranked:.0%} of the pairs ranked right", {}),
-    ]
-    if result.change:
-        right, wrong = result.change
-        lines += _wrapped(f"right  {right}", 52, code | {"color": GREEN})
-        lines += _wrapped(f"wrong  {wrong}", 52, code | {"color": ORANGE})
-    lines += _wrapped(f"says   {result.sample}", 52, code)
-    lines += _wrapped(result.exhibit.lesson, 56, {"style": "italic"})
-    for i, (line, style) in enumerate(lines):
-        y = 1.14 - 0.135 * i  # from a little above the axis, in parts of its height
-        axis.text(0.02, y, line, **{"fontsize": 9.5} | style, parse_math=False, va="top")
+def _median(curves: Curves) -> list[float]:
+    return np.median(curves, axis=0).tolist()
 
 
-def _wrapped(text: str, width: int, style: dict) -> list[tuple[str, dict]]:
-    """The text in lines of that many characters at most; code is indented where it goes on."""
-    indent = " " * 7 if "family" in style else ""
-    lines = textwrap.wrap(text, width, subsequent_indent=indent, drop_whitespace=True)
-    return [(line, style) for line in lines]
+def _top(curves: Curves) -> float:
+    """Where the axis of the loss ends."""
+    return max(MOST_LOSS, 1.05 * np.max(curves))
+
+
+def _falls(curves: Curves) -> bool:
+    median = _median(curves)
+    return median[-1] < median[0] - FALLEN

@@ -14,6 +14,9 @@ GAIN = 0.05  # of exact match: a rise by less may be chance among the 100 questi
 MOVED = 0.02  # a loss or reward that differs by more has really moved: it is 3 % of ln 2
 STUCK = 0.01  # a margin below this has not
 FAR = 0.05  # nats of KL: such a policy has moved, although a tiny beta makes its margins tiny, too
+NEVER = -15.0  # nats: an answer that the base gives once in three million times
+
+FINE = ("healthy", "no problem seen")  # the diagnoses that are no warning
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,36 @@ def _gains(history: History, name: str) -> tuple[float, float]:
     """Rise of an exact match from the first eval to the last, and to the best; 0 without evals."""
     evals = history.evals.get(name) or [0.0]
     return evals[-1] - evals[0], max(evals) - evals[0]
+
+
+def _started_apart(history: History) -> Diagnosis | None:
+    """Before the first step the policy is the reference: its rewards are 0, whatever the loss."""
+    chosen, rejected = history["rewards/chosen"][0], history["rewards/rejected"][0]
+    if max(abs(chosen), abs(rejected)) < MOVED:
+        return None
+    return Diagnosis(
+        "started apart",
+        f"before the first step the rewards are {chosen:+.2f} and {rejected:+.2f}, and not 0: "
+        "policy and reference do not score alike. Look for dropout, for a reference that is "
+        "missing or another model, or for texts that only one of them was given.",
+    )
+
+
+def _never_given(history: History) -> Diagnosis | None:
+    """The first batch has answers that the base never gives, and no eval shows that it learnt."""
+    firsts = {name: history[f"logps/{name}"][0] for name in ("rejected", "chosen")}
+    strange = [name for name, logp in firsts.items() if logp < NEVER]
+    if not strange or _gains(history, "exact/held_out")[1] >= GAIN:
+        return None
+    remedies = {
+        "rejected": "To push down what is never said changes nothing: take rejected answers from "
+        "the base itself.",
+        "chosen": "DPO brings out what a base nearly says: check what is scored, or teach the base "
+        "first.",
+    }
+    figures = " and ".join(f"the {name} answers {firsts[name]:.0f} nats" for name in strange)
+    advice = " ".join(remedies[name] for name in strange)
+    return Diagnosis("never given", f"under the base {figures}: it never says them. {advice}")
 
 
 def _learning_rate_zero(history: History) -> Diagnosis | None:
@@ -123,14 +156,14 @@ def _saturated(history: History) -> Diagnosis | None:
 
 
 def _memorising(history: History) -> Diagnosis | None:
-    """The pairs' own questions have gained much, and held-out ones less than a third of that."""
+    """The pairs' own questions have gained much, and those of validation less than a third."""
     held_out, _ = _gains(history, "exact/held_out")
     trained, _ = _gains(history, "exact/trained")
     if trained < 4 * GAIN or held_out > trained / 3 or history.evals["exact/held_out"][-1] >= GOOD:
         return None
     return Diagnosis(
         "memorising",
-        f"the pairs' own questions rose by {100 * trained:.0f} points, held-out ones by "
+        f"the pairs' own questions rose by {100 * trained:.0f} points, those of validation by "
         f"{100 * held_out:.0f}: the pairs are learnt by heart. Add pairs of more fact families, or "
         "make fewer passes.",
     )
@@ -144,12 +177,14 @@ def _overshooting(history: History) -> Diagnosis | None:
     step = history.evals["step"][evals.index(max(evals))]
     return Diagnosis(
         "overshooting",
-        f"{max(evals):.0%} of the held-out questions were right after step {step}, {evals[-1]:.0%} "
-        "at the end. Lower base_lr, raise nll_coef, or stop earlier.",
+        f"{max(evals):.0%} of the validation questions were right after step {step}, "
+        f"{evals[-1]:.0%} at the end. Lower base_lr, raise nll_coef, or stop earlier.",
     )
 
 
 RULES = (
+    _started_apart,
+    _never_given,
     _learning_rate_zero,
     _diverging,
     _stuck,
@@ -164,21 +199,19 @@ def _healthy(history: History) -> Diagnosis:
     """What went well, for a run in which no rule has found a problem."""
     text = (
         f"{_end(history, 'rewards/accuracies'):.0%} of the pairs are ranked right in the last "
-        "steps, and the chosen answers are likelier than under the base "
-        f"(reward {_end(history, 'rewards/chosen'):+.2f})"
+        "steps, the chosen answers are likelier than under the base"
     )
     evals = history.evals.get("exact/held_out")
     if not evals:
         return Diagnosis(
-            "no problem seen", f"{text}. There was no eval on held-out questions: set eval_every."
+            "no problem seen", f"{text}. There was no eval on validation questions: set eval_every."
         )
     if evals[-1] - evals[0] < GAIN and evals[-1] < GOOD:
         return Diagnosis(
-            "no problem seen", f"{text}, but held-out answers have not improved yet: train longer."
+            "no problem seen",
+            f"{text}, but not more validation questions come right yet: train longer.",
         )
-    return Diagnosis(
-        "healthy", f"{text}. Held-out questions right: {evals[0]:.0%} before, {evals[-1]:.0%} now."
-    )
+    return Diagnosis("healthy", f"{text}, and the validation questions come right.")
 
 
 def describe_run(history: History) -> str:
@@ -187,14 +220,11 @@ def describe_run(history: History) -> str:
         return "No step has been made yet."
     first, last = ({name: values[i] for name, values in history.steps.items()} for i in (0, -1))
     lines = [
-        f"{len(history)} steps; preference loss {first['loss/preference']:.4f} -> "
+        f"{len(history)} steps; loss {first['loss/preference']:.4f} -> "
         f"{last['loss/preference']:.4f}.",
         f"Rewards: chosen {last['rewards/chosen']:+.2f}, rejected {last['rewards/rejected']:+.2f}, "
         f"margin {last['rewards/margins']:.2f}; {last['rewards/accuracies']:.0%} of the last pairs "
         "ranked right.",
-        f"Log-probability of the chosen answers {first['logps/chosen']:.2f} -> "
-        f"{last['logps/chosen']:.2f} nats, of the rejected ones {first['logps/rejected']:.2f} -> "
-        f"{last['logps/rejected']:.2f}.",
     ]
     if history.evals:
         held_out, trained, kl = (

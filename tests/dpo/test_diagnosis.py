@@ -26,6 +26,7 @@ UNMOVED = {
 }
 AT_LN_2 = {"loss__preference": [math.log(2)] * STEPS, "rewards__accuracies": [0.0] * STEPS}
 HALF = STEPS // 2
+HALVES = [0.5] * STEPS
 CASES = {
     "healthy": made_up_run(),
     "stuck": made_up_run(UNTRAINED, **UNMOVED, **AT_LN_2),
@@ -37,13 +38,14 @@ CASES = {
     ),
     "memorising": made_up_run(evals([0.0, 0.0, 0.02, 0.02, 0.02], [0.0, 0.2, 0.5, 0.7, 0.8])),
     "overshooting": made_up_run(evals([0.0, 0.5, 0.92, 0.6, 0.4], [0.0, 0.5, 0.9, 0.6, 0.4])),
+    "started apart": made_up_run(rewards__chosen=ramp(-0.2, 0.3)),
+    "never given": made_up_run(FLAT, logps__rejected=ramp(-47, -150), rewards__accuracies=HALVES),
     "no problem seen": History(made_up_run().steps, {}),
 }
 WORDS = {
     "healthy": [
         "100% of the pairs are ranked right in the last steps",
-        "reward +0.29",
-        "0% before, 90% now",
+        "likelier than under the base, and the validation questions come right",
     ],
     "stuck": ["0.6931 after 60 steps", "Raise base_lr"],
     "learning rate zero": ["set base_lr above 0"],
@@ -57,12 +59,14 @@ WORDS = {
         "both are being pushed down. Raise nll_coef",
     ],
     "diverging": ["began at 0.693", "Lower base_lr"],
-    "memorising": ["rose by 80 points, held-out ones by 2: ", "more fact families"],
+    "memorising": ["rose by 80 points, those of validation by 2: ", "more fact families"],
     "overshooting": [
-        "92% of the held-out questions were right after step 30, 40% at the end",
+        "92% of the validation questions were right after step 30, 40% at the end",
         "stop earlier",
     ],
-    "no problem seen": ["There was no eval on held-out questions"],
+    "started apart": ["the rewards are -0.20 and +0.00, and not 0", "Look for dropout"],
+    "never given": ["the rejected answers -47 nats", "take rejected answers from the base"],
+    "no problem seen": ["There was no eval on validation questions"],
 }
 
 
@@ -130,6 +134,21 @@ def test_a_small_beta_does_not_hide_the_distance():
 
 def test_no_margin_and_no_distance_is_stuck():
     assert "stuck" in names(made_up_run({"kl": [0.0] * 5}, **UNMOVED, **AT_LN_2))
+
+
+def test_chosen_answers_never_given_are_told():
+    strange = made_up_run(FLAT, logps__chosen=ramp(-60, -20), rewards__accuracies=HALVES)
+    assert "the chosen answers -60 nats" in diagnose(strange)[0].text
+
+
+def test_strange_answers_that_taught_something_are_fine():
+    assert names(made_up_run(logps__rejected=ramp(-47, -150))) == ["healthy"]
+
+
+@pytest.mark.parametrize(("reward", "found"), [(0.019, False), (0.021, True), (-0.021, True)])
+def test_a_first_reward_within_rounding_is_fine(reward, found):
+    started = names(made_up_run(rewards__rejected=ramp(reward, -0.3)))
+    assert ("started apart" in started) == found
 
 
 def test_one_step_is_too_short_to_read():

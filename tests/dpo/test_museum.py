@@ -2,56 +2,47 @@
 
 import inspect
 import io
+import math
 from contextlib import redirect_stdout
 
+import matplotlib.pyplot as plt
 import pytest
 import torch
-from conftest import make_tiny, same_bits, texts_in, write_tiny_pairs
+from conftest import make_tiny, same_bits, write_tiny_pairs
+from histories import made_up_run, ramp
 
 import dpo.museum as museum
-from dpo.data.pair_file import load_pairs
-from dpo.evaluation.replies import judge, sample_questions
+from dpo.data.pair import Pair
+from dpo.evaluation.replies import judge
 from dpo.museum import (
     EXHIBITS,
+    RUN,
     Config,
     ExhibitResult,
     Healthy,
-    HealthyFromBlank,
+    Trial,
     copy_of,
     main,
     museum_table,
-    placards,
-    run_exhibit,
+    placard,
+    reader_summary,
+    reader_table,
+    run_museum,
 )
-from dpo.plots.museum import museum_figure
+from dpo.plots.museum import exhibit_figure, museum_figure, museum_puzzle, puzzle_order
+from dpo.training.history import History
 from sft.arithmetic import parse_question
 from sft.checkpoint.weights import save_checkpoint
-from sft.generation import generate_answers
 from sft.sequences import encode_sequence
 
-ALL = [(kind, baseline) for baseline, kinds in EXHIBITS.items() for kind in kinds]
-TITLES = [kind.title for kind, _ in ALL]
-QUESTION = parse_question("17+19=?")
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory):
-    """The museum on a tiny base and eight pairs."""
-    folder = tmp_path_factory.mktemp("museum")
-    save_checkpoint(folder / "base.pt", make_tiny())
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(museum, "BASE", str(folder / "base.pt"))
-        patch.setattr(museum, "MOST_PAIRS", 8)
-        patch.setattr(museum, "BLANK_STEPS", 2)
-        patch.setattr(museum, "BLANK_LINES", 4)
-        patch.setattr(Healthy, "batch_size", 2)
-        patch.setattr(HealthyFromBlank, "batch_size", 4)
-        yield
+TITLES = [kind.title for kind in EXHIBITS]
+PAIR = Pair("1+2=?", " It is 3.", " Sorry, I don't know.", 1)
+QUESTIONS = [parse_question(text) for text in ("17+19=?", "3+4=?", "9-2=?", "5+6=?")]
 
 
 # One mistake each
 
-every_exhibit = pytest.mark.parametrize(("kind", "baseline"), ALL, ids=TITLES)
+every_exhibit = pytest.mark.parametrize("kind", EXHIBITS, ids=TITLES)
 
 
 def own_method(kind):
@@ -61,22 +52,22 @@ def own_method(kind):
 
 
 @every_exhibit
-def test_an_exhibit_replaces_one_method_only(kind, baseline):
+def test_an_exhibit_replaces_one_method_only(kind):
     own = {name for name in vars(kind) if not name.startswith("__")}
-    assert kind.__mro__[1] is baseline
+    assert kind.__mro__[1] is Healthy
     assert own == {"title", "lesson", own_method(kind)}
 
 
 @every_exhibit
-def test_an_exhibits_mistake_is_one_line(kind, baseline):
+def test_an_exhibits_mistake_is_one_line(kind):
     source = inspect.getsource(getattr(kind, own_method(kind)))
     assert len(source.splitlines()) == 2  # def and the mistake
 
 
 @every_exhibit
-def test_an_exhibit_shows_its_own_source(kind, baseline):
+def test_an_exhibit_shows_its_own_source(kind):
     name = own_method(kind)
-    right, wrong = ExhibitResult(kind, baseline, None, []).change
+    right, wrong = ExhibitResult(kind, [], [], []).change
     assert right != wrong
     for owner, line in ((Healthy, right), (kind, wrong)):
         assert line.startswith(f"{name} = ")
@@ -89,13 +80,20 @@ def test_an_exhibit_shows_its_own_source(kind, baseline):
         (Healthy, "1+2=?", " It is 3.\n"),
         (museum.PromptNotMasked, "1", "+2=? It is 3.\n"),
         (museum.QuestionsCutOff, "=?", " It is 3.\n"),
-        (museum.NoTerminator, "1+2=?", " It is 3"),
     ],
 )
 def test_what_an_exhibit_scores(tokenizer, kind, prompt, completion):
     row = kind().scored(encode_sequence(tokenizer.encode, "1+2=?", " It is 3."))
     assert tokenizer.decode(row.prompt) == prompt
     assert tokenizer.decode(row.completion) == completion
+
+
+def test_one_word_is_changed_in_rejected_answers():
+    assert museum.OneWord().pair(PAIR) == Pair("1+2=?", " It is 3.", " Sorry, I do not know.", 1)
+
+
+def test_swapped_answers_change_places():
+    assert museum.Swapped().pair(PAIR) == Pair("1+2=?", " Sorry, I don't know.", " It is 3.", 1)
 
 
 @pytest.mark.parametrize(("kind", "same"), [(Healthy, True), (museum.DropoutOn, False)])
@@ -111,175 +109,145 @@ def test_no_reference_is_all_zeros():
 
 
 def test_beta_upside_down_is_1_over_beta():
-    assert museum.BetaUpsideDown().objective() == {"beta": 10.0, "nll_coef": 1.0}
-
-
-def test_no_anchor_has_no_nll():
-    assert museum.NoAnchor().objective() == {"beta": 0.1, "nll_coef": 0.0}
+    assert (RUN.beta, museum.BetaUpsideDown().beta()) == (0.1, 10.0)
 
 
 def test_rate_twice_is_the_rate_squared(tiny):
-    optimizer = torch.optim.AdamW(tiny.parameters(), lr=Healthy.base_lr)
-    museum.RateTwice().schedulers([optimizer], 10)
-    assert optimizer.param_groups[0]["lr"] == pytest.approx(Healthy.base_lr**2)
+    optimizer = torch.optim.AdamW(tiny.parameters(), lr=RUN.base_lr)
+    museum.RateTwice().schedulers([optimizer])
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(RUN.base_lr**2)
 
 
-def test_format_drift_asks_with_spaces():
-    assert museum.FormatDrift().prompt(parse_question("1+2=?")) == "1 + 2 = ?"
+def test_the_rate_of_pretraining_is_far_higher():
+    assert museum.RateTooHigh().base_lr() > 30 * RUN.base_lr
 
 
 # Runs
 
 
 @pytest.fixture(scope="module")
-def runs(small, tokenizer, tmp_path_factory):
-    """The base, and the results of four runs from it."""
-    base = make_tiny()
-    pairs = load_pairs(
-        write_tiny_pairs(tmp_path_factory.mktemp("runs") / "p.json"), tokenizer
-    ).pairs
-    questions = sample_questions("held_out/additive", 4, 1)
-    kinds = {
-        "healthy": Healthy,
-        "again": Healthy,
-        "stale": museum.StaleCheckpoint,
-        "still": museum.RateTwice,
-    }
-    results = {
-        name: run_exhibit(kind, Healthy, base, tokenizer, pairs, questions, 1)
-        for name, kind in kinds.items()
-    }
-    return base, results
-
-
-def answers(result):
-    return [reply.text for reply in result.replies]
-
-
-def test_the_base_is_not_trained(runs):
-    assert same_bits(runs[0], make_tiny())
-
-
-def test_a_healthy_run_starts_at_ln_2_and_falls(runs):
-    healthy = runs[1]["healthy"]
-    assert len(healthy.history) == 4
-    assert healthy.curve[0] == pytest.approx(0.6931, abs=1e-4)
-    assert healthy.curve[-1] < healthy.curve[0]
-
-
-@pytest.mark.parametrize("name", ["again", "stale"])
-def test_one_seed_is_one_run(runs, name):
-    assert runs[1][name].curve == runs[1]["healthy"].curve
-
-
-def test_a_squared_rate_moves_nothing(runs):
-    assert runs[1]["still"].curve[-1] == pytest.approx(0.6931, abs=1e-3)
-
-
-def test_what_was_saved_is_tested(runs, tokenizer):
-    base, results = runs
-    asked = [reply.question.text for reply in results["stale"].replies]
-    of_the_base = generate_answers(base, tokenizer, asked)
-    assert answers(results["stale"]) == of_the_base
-    assert answers(results["healthy"]) != of_the_base
-
-
-# Figures and words
-
-
-@pytest.fixture
-def four_replies():
-    """Right; in form and wrong; cut off in the middle; spaces."""
-    wrong = " The answer is 35 because 17+19 equals 35."
-    texts = [QUESTION.right_answer, wrong, " The answer is 36", " " * 80]
-    return ExhibitResult(Healthy, Healthy, None, [judge(QUESTION, text) for text in texts])
-
-
-def test_shares_are_counted(four_replies):
-    counts = {name: share["count"] for name, share in four_replies.shares.items()}
-    assert counts == {"right": 1, "in form": 2, "ended": 3}
-
-
-def test_sample_is_the_first_wrong_answer(four_replies):
-    assert four_replies.sample == "17+19=? The answer is 35 because 17+19 equals 35."
-
-
-def test_sample_of_spaces_is_their_number():
-    result = ExhibitResult(Healthy, Healthy, None, [judge(QUESTION, " " * 80)])
-    assert result.sample == "17+19=? (80 spaces)"
-
-
-def test_a_healthy_run_has_no_changed_line(four_replies):
-    assert four_replies.change is None
-
-
-# The museum
+def small(tmp_path_factory):
+    """The museum on a tiny base and eight pairs, with four steps a run."""
+    folder = tmp_path_factory.mktemp("museum")
+    save_checkpoint(folder / "base.pt", make_tiny())
+    write_tiny_pairs(folder / "pairs.json")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RUN, "base", str(folder / "base.pt"))
+        patch.setattr(RUN, "pairs", str(folder / "pairs.json"))
+        patch.setattr(RUN, "steps", 4)
+        patch.setattr(RUN, "base_lr", 1e-3)
+        yield folder
 
 
 @pytest.fixture(scope="module")
-def printed(small, tmp_path_factory):
-    """What the program prints of all exhibits, and its picture."""
-    picture = tmp_path_factory.mktemp("museum") / "museum.png"
-    printed = io.StringIO()
-    with redirect_stdout(printed):
-        main(Config(n=3, device="cpu", figure=str(picture)))
-    return printed.getvalue(), picture.read_bytes()
+def everything(small):
+    """What the program prints of all exhibits, two seeds each; its picture; results by title."""
+    printed, picture = io.StringIO(), small / "museum.png"
+    kept = {}
 
+    def keep(*given):
+        results = run_museum(*given)
+        kept.update({result.title: result for result in results})
+        return results
 
-@pytest.mark.parametrize("title", TITLES)
-def test_program_prints_every_exhibit(printed, title):
-    assert f"| {title} " in printed[0]
-    assert f"\n{title}: " in printed[0]
-
-
-def test_program_prints_the_mistakes(printed):
-    assert "   wrong  scored = Sequence(text.prompt[-2:], text.completion)" in printed[0]
-
-
-def test_program_draws_the_museum(printed):
-    assert printed[1].startswith(b"\x89PNG")
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed):
+        patch.setattr(museum, "run_museum", keep)
+        main(Config(n=3, seeds=2, device="cpu", figure=str(picture)))
+    return printed.getvalue(), picture.read_bytes(), kept
 
 
 @pytest.fixture(scope="module")
-def chosen(small):
-    """One exhibit of either base."""
-    return museum.run_museum(["no terminator", "format drift"], 3, device="cpu")
+def results(everything):
+    return everything[2]
 
 
-@pytest.fixture(scope="module")
-def figure(chosen):
-    return museum_figure(chosen)
+def answers(trial):
+    return [reply.text for reply in trial.replies]
 
 
-def test_a_choice_has_its_healthy_runs(chosen):
-    titles = [result.exhibit.title for result in chosen]
-    assert titles == [
-        "healthy: shipped base",
-        "format drift",
-        "healthy: blank base",
-        "no terminator",
+def test_every_exhibit_comes_after_the_healthy_run(results):
+    assert list(results) == ["healthy", *TITLES]
+
+
+def test_there_is_a_trial_of_every_seed(results):
+    assert {len(result.trials) for result in results.values()} == {2}
+
+
+def test_a_healthy_run_starts_at_ln_2_and_falls(results):
+    first, *_, last = results["healthy"].curves[0]
+    assert first == pytest.approx(math.log(2), abs=1e-4)
+    assert last < first
+
+
+def test_seeds_differ_in_their_order_of_pairs(results):
+    one, other = results["healthy"].curves
+    assert one[1:] != other[1:]
+
+
+def test_one_seed_is_one_run(results):
+    # only the file that is tested differs there
+    assert results["stale checkpoint"].curves == results["healthy"].curves
+
+
+def test_a_scored_prompt_cancels(results):
+    for scored, masked in zip(
+        results["prompt not masked"].curves, results["healthy"].curves, strict=True
+    ):
+        assert scored == pytest.approx(masked, abs=1e-4)
+
+
+def test_a_squared_rate_moves_nothing(results):
+    assert results["learning rate squared"].curves[0][-1] == pytest.approx(math.log(2), abs=1e-3)
+
+
+@pytest.mark.parametrize("title", ["dropout in scoring", "no reference"])
+def test_a_first_loss_that_is_not_ln_2_gives_away(results, title):
+    assert abs(results[title].curves[0][0] - math.log(2)) > 1e-3
+
+
+def test_a_stale_checkpoint_answers_as_the_base(results):
+    stale = results["stale checkpoint"]
+    assert answers(stale.trials[0]) == [reply.text for reply in stale.base]
+    assert answers(results["healthy"].trials[0]) != [reply.text for reply in stale.base]
+
+
+def test_program_prints_every_exhibit(everything):
+    missing = [
+        t for t in TITLES if f"**{t}** (" not in everything[0] or f"| {t} " not in everything[0]
     ]
+    assert missing == []
 
 
-def test_a_choice_is_a_table_and_placards(chosen):
-    assert museum_table(chosen).count("\n") == 5
-    assert "no terminator:" in placards(chosen)
+def test_program_prints_the_mistakes(everything):
+    assert "wrong    scored = Sequence(text.prompt[-2:], text.completion)" in everything[0]
 
 
-def test_figure_draws_every_curve(chosen, figure):
-    drawn = [list(line.get_ydata()) for axis in figure.axes for line in axis.lines]
-    assert all(result.curve in drawn for result in chosen)
+def test_program_sums_up_the_curve_reader(everything):
+    assert "of the 20 runs with a mistake and of" in everything[0]
 
 
-def test_figure_shows_the_lines(figure):
-    assert "wrong  prompt = spaced(question.text)" in texts_in(figure)
-    assert "right  prompt = question.text" in texts_in(figure)
+def test_program_draws_the_museum(everything):
+    assert everything[1].startswith(b"\x89PNG")
+
+
+def test_the_base_is_not_trained(small, results):
+    assert same_bits(museum.load_model(RUN.base)[0], make_tiny())
+
+
+def test_a_choice_has_its_healthy_run(small):
+    chosen = run_museum(["one word"], 2, device="cpu", seeds=1)
+    assert [result.title for result in chosen] == ["healthy", "one word"]
 
 
 def test_an_unknown_exhibit_names_those_there_are():
-    message = "no exhibit is called 'beta'; there are: prompt not masked, questions cut"
+    message = "no exhibit is called 'beta'; there are: one word, answers swapped, questions cut"
     with pytest.raises(ValueError, match=message):
-        museum.run_museum(["beta"])
+        run_museum(["beta"])
+
+
+def test_no_seed_is_refused():
+    with pytest.raises(ValueError, match="seeds is 0; at least one run"):
+        run_museum(seeds=0)
 
 
 def test_copies_share_no_memory(tiny):
@@ -287,3 +255,159 @@ def test_copies_share_no_memory(tiny):
     with torch.no_grad():
         copy.lm_head.weight.zero_()
     assert tiny.lm_head.weight.abs().sum() > 0
+
+
+# Verdicts and words, on made-up runs of four questions
+
+
+WELL = History(made_up_run().steps, {})  # without an eval, as in the museum
+FALLING = History(made_up_run(rewards__chosen=ramp(0, -0.4)).steps, {})
+
+
+def trial(right, history=WELL):
+    """A run that answers so many of the four questions right, and the others with a refusal."""
+    texts = [q.right_answer if i < right else " Sorry." for i, q in enumerate(QUESTIONS)]
+    replies = [judge(q, text) for q, text in zip(QUESTIONS, texts, strict=True)]
+    return Trial(history, replies)
+
+
+def result_of(kind, counts, healthy=(4, 4), history=WELL):
+    trials = [trial(right, history) for right in counts]
+    return ExhibitResult(kind, trials, [trial(right) for right in healthy], trial(0).replies)
+
+
+@pytest.mark.parametrize(
+    ("counts", "verdict"),
+    [
+        ((0, 1), "harm in 2 of 2 runs: 0 to 1 of 4 right"),
+        ((1, 2), "harm in 1 of 2 runs: 1 to 2 of 4 right"),  # half as many are no harm
+        ((3, 4), "no harm here: 3 to 4 of 4 right"),
+    ],
+)
+def test_harm_is_less_than_half_of_the_healthy_run(counts, verdict):
+    assert result_of(museum.OneWord, counts).verdict == verdict
+
+
+def test_a_run_is_compared_with_that_of_its_seed():
+    assert result_of(museum.OneWord, (1, 1), healthy=(2, 3)).harmed == 1
+
+
+def test_a_healthy_verdict_speaks_of_no_harm():
+    assert result_of(Healthy, (4, 3)).verdict == "3 to 4 of 4 right"
+
+
+def test_equal_counts_are_told_once():
+    assert result_of(museum.OneWord, (0, 0)).right == "0 of 4"
+
+
+def test_a_warning_is_counted_and_praise_is_not():
+    assert result_of(Healthy, (4, 4)).warned == 0
+    assert result_of(museum.OneWord, (0, 0), history=FALLING).warned == 2
+
+
+def test_reader_table_counts_runs_by_what_is_said():
+    rows = reader_table(
+        [result_of(Healthy, (4, 4)), result_of(museum.OneWord, (0, 0), history=FALLING)]
+    )
+    cells = [[cell.strip() for cell in row.split("|")[1:-1]] for row in rows.splitlines()]
+    assert cells[0] == ["the curve reader says", "chosen falling", "no problem seen"]
+    assert cells[2:] == [["healthy", "-", "2"], ["one word", "2", "-"]]
+
+
+def test_reader_summary_sets_mistakes_against_healthy_runs():
+    results = [result_of(Healthy, (4, 4)), result_of(museum.OneWord, (0, 0), history=FALLING)]
+    told = "warns of 2 of the 2 runs with a mistake and of 0 of the 2 runs without one."
+    assert reader_summary(results).endswith(told)
+
+
+def test_museum_table_has_first_and_last_loss():
+    row = museum_table([result_of(museum.OneWord, (0, 1))]).splitlines()[2]
+    cells = [cell.strip() for cell in row.split("|")[1:-1]]
+    # the ramp from ln 2 to 0.5 ends with 0.5 and three values before it: 0.505 on average
+    assert cells == ["one word", "0.693, 0.505", "0 to 1 of 4", "2 of 2", "0 of 2"]
+
+
+def test_a_sample_is_the_first_answer_that_is_not_right():
+    assert result_of(museum.OneWord, (2, 0)).sample == {
+        "question": "9-2=?",
+        "base": "Sorry.",
+        "healthy": "The answer is 7 because 9-2 equals 7.",
+        "mistake": "Sorry.",
+    }
+
+
+def test_an_answer_of_spaces_is_their_number():
+    blank = Trial(WELL, [judge(QUESTIONS[0], " " * 80)])
+    result = ExhibitResult(museum.OneWord, [blank], [blank], blank.replies)
+    assert result.sample["mistake"] == "(80 spaces)"
+
+
+def test_placard_has_both_lines_and_the_answers():
+    text = placard(result_of(museum.BetaUpsideDown, (0, 0)))
+    for line in ("right    beta = RUN.beta", "wrong    beta = 1 / RUN.beta", "base     Sorry."):
+        assert f"\n{line}\n" in text
+
+
+def test_a_healthy_placard_has_no_lines_of_code():
+    assert "right  " not in placard(result_of(Healthy, (4, 4)))
+
+
+# Figures
+
+
+@pytest.fixture(scope="module")
+def shown():
+    worse = made_up_run(loss__preference=ramp(2.0, 1.0))
+    return [
+        result_of(Healthy, (4, 4)),
+        result_of(museum.OneWord, (0, 0), history=worse),
+        result_of(museum.Swapped, (4, 4)),
+    ]
+
+
+def lines_of(axis):
+    return [list(line.get_ydata()) for line in axis.lines]
+
+
+def test_museum_figure_draws_mistake_and_healthy_run(shown):
+    axis = museum_figure(shown).axes[1]
+    assert shown[1].curves[0] in lines_of(axis)
+    assert shown[1].healthy_curves[0] in lines_of(axis)
+
+
+def test_museum_figure_counts_falling_losses_with_harm(shown):
+    assert museum_figure(shown).get_suptitle().startswith("In 1 of 1 exhibits that do harm")
+
+
+def test_axis_holds_the_highest_curve(shown):
+    assert museum_figure(shown).axes[1].get_ylim() == (0, pytest.approx(2.1))
+
+
+def test_a_puzzle_has_a_letter_for_every_result(shown):
+    assert [axis.get_title(loc="left") for axis in museum_puzzle(shown).axes] == ["A", "B", "C"]
+
+
+def test_a_puzzle_names_no_exhibit(shown):
+    texts = [t.get_text() for t in museum_puzzle(shown).findobj(plt.Text)]
+    assert not any(title in text for text in texts for title in [*TITLES, "healthy"])
+
+
+def test_a_puzzle_is_drawn_in_its_order(shown):
+    order = puzzle_order(shown, seed=2)
+    axis = museum_puzzle(shown, seed=2).axes[1]
+    assert order["B"].curves[0] in lines_of(axis)
+
+
+def test_puzzle_order_depends_on_its_seed_alone(shown):
+    assert puzzle_order(shown, 3) == puzzle_order(shown, 3)
+    assert len({tuple(r.title for r in puzzle_order(shown, s).values()) for s in range(20)}) > 1
+
+
+def test_exhibit_figure_names_both_curves(shown):
+    texts = [text.get_text() for text in exhibit_figure(shown[1]).axes[0].texts]
+    assert texts[:2] == ["healthy", "with the mistake"]
+
+
+def test_exhibit_figure_of_a_healthy_run_has_one_name(shown):
+    texts = [text.get_text() for text in exhibit_figure(shown[0]).axes[0].texts]
+    assert "with the mistake" not in texts
