@@ -1,7 +1,7 @@
 """Runs beside each other: `python -m dpo.compare RUN RUN ...`; without names, the last two in dpo/.
 
 A table of all of them and, with --figure=FILE, a picture. Of two runs it also says which questions
-turned right and which wrong, and which pairs and settings differ.
+turned right and which wrong, whether that could be chance, and which pairs and settings differ.
 """
 
 from collections import Counter
@@ -12,9 +12,17 @@ from statistics import mean
 from torch import Tensor
 
 from configurator import run_program
-from dpo.evaluation.replies import Reply, answer_questions, sample_domain
+from dpo.evaluation.replies import Reply, answer_questions, families_of, sample_domain
 from dpo.evaluation.retention import measure_retention
-from dpo.evaluation.tables import count_and_examples, describe_group, evaluate, markdown, percent
+from dpo.evaluation.tables import (
+    count_and_examples,
+    counted,
+    describe_group,
+    evaluate,
+    markdown,
+    percent,
+    sign_test,
+)
 from dpo.plots.runs import runs_figure
 from dpo.plots.style import check_picture, save_figure
 from dpo.training.history import History
@@ -176,6 +184,26 @@ def describe_answers(before: list[Reply], after: list[Reply]) -> str:
     return "\n".join(lines)
 
 
+def describe_balance(before: list[Reply], after: list[Reply]) -> str:
+    """Whether what turned right outweighs what turned wrong, in words; no words if nothing turned.
+
+    The sign test counts fact families, because the questions of one mostly turn together: a family
+    got better if more of its questions turned right than wrong.
+    """
+    gains: Counter = Counter()
+    families = families_of([reply.question for reply in after])
+    for family, old, new in zip(families, before, after, strict=True):
+        gains[family] += (new.outcome == "right") - (old.outcome == "right")
+    better = sum(gain > 0 for gain in gains.values())
+    worse = sum(gain < 0 for gain in gains.values())
+    if not better and not worse:
+        return ""
+    return (
+        f"Fact families: {better:,} better, {worse:,} worse. By luck alone they would turn as "
+        f"unevenly with a chance of {sign_test(better, worse):.2g} (sign test)."
+    )
+
+
 def changed_settings(runs: list[Run]) -> dict[str, list]:
     """The values of every setting that differs between the runs and that results depend on.
 
@@ -207,8 +235,8 @@ def compare(
     """The figures of every run by its name, their table, and what changed between two runs.
 
     Every run is asked the same n questions a group, of the held-out families those of `split`. Two
-    runs are also asked the questions of pairs that only one of them had: these are in the words,
-    but not in the figures.
+    runs are also asked the questions of pairs that only one of them had: these are among the
+    examples, but not in the figures.
     """
     runs = {name: read_run(file) for name, file in files.items()}
     first, *_, last = runs.values()
@@ -228,8 +256,12 @@ def compare(
     overview = runs_table(results, changed_settings(list(runs.values())))
     if len(runs) != 2:
         return results, overview, ""
-    pairs, answers = describe_pairs(first.pairs, last.pairs), describe_answers(*replies.values())
-    return results, overview, f"{pairs}\n\n{answers}"
+    changes = [
+        describe_pairs(first.pairs, last.pairs),
+        describe_answers(*replies.values()),
+        describe_balance(*(members[: len(sample)] for members in replies.values())),
+    ]
+    return results, overview, "\n\n".join(filter(None, changes))
 
 
 def edited_questions(first: Run, last: Run) -> list[Question]:
@@ -244,16 +276,18 @@ def runs_table(results: dict[str, dict], changed: dict[str, list]) -> str:
     first = next(iter(results.values()))
     groups = [group for group in first["groups"] if not group.startswith("seen")]
     asked = [f"{describe_group(group)}, n = {first['groups'][group]['n']:,}" for group in groups]
-    talk = f"retention of small talk, n = {first['everyday']['n']}"
-    rows = [["run", *changed, "pairs ranked right", *asked, "KL to the base, nats", talk]]
+    rows = [["run", *changed, "pairs ranked right", *asked, "KL to the base, nats", "small talk"]]
     for (name, result), *values in zip(results.items(), *changed.values(), strict=True):
         steps, evals = result["history"]["steps"], result["history"]["looks"]
         settings = [f"{value:g}" if isinstance(value, float) else str(value) for value in values]
         ranked = f"{mean(steps['rewards/accuracies'][-LAST_STEPS:]):.0%}"
         right = [percent(result["groups"][group]["right"]) for group in groups]
         kl = f"{evals['kl'][-1]:.2f}" if evals else "-"
-        rows.append([name, *settings, ranked, *right, kl, percent(result["everyday"])])
-    return f"{markdown(rows)}\n\nRight: number and reason, greedy; 95 % intervals."
+        rows.append([name, *settings, ranked, *right, kl, counted(result["everyday"])])
+    return (
+        f"{markdown(rows)}\n\nRight: number and reason, greedy; in brackets 95 % intervals, which "
+        "know the fact families. Small talk: all of it, with the corpus's own answer."
+    )
 
 
 def main(config: Config) -> None:

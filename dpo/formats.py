@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from configurator import run_program
-from dpo.evaluation.replies import SPLITS, Reply, answer_questions, take_turns
-from dpo.evaluation.tables import markdown, percent, rate
+from dpo.evaluation.replies import SPLITS, Reply, answer_questions, families_of, take_turns
+from dpo.evaluation.tables import clustered_rate, markdown, percent
 from dpo.plots.kinds import kinds_figure
 from dpo.plots.style import check_picture, save_figure
 from model import GPT
@@ -34,6 +34,11 @@ from sft.tokenizer import Tokenizer
 from sft.unanswerable import KINDS, draw_unanswerable
 
 OUTCOMES = ("right", "refused", "wrong")
+GROUPS = {  # what the base's corpus does with a kind: the outcome to wish for, and the questions
+    "answered": ("right", "with an answer"),
+    "refused": ("refused", "without one, of kinds that the base has met"),
+    "never": ("refused", "without one, of kinds that it has not"),
+}
 TRIES = 20  # texts drawn for each that is wanted: a kind may have fewer different ones
 
 
@@ -141,27 +146,35 @@ def ask_kinds(
 
 def outcomes(replies: list[Reply]) -> dict:
     """n, and the shares of right, refused and wrong answers: they add up to one."""
-    n = len(replies)
-    shares = {name: rate(sum(r.outcome == name for r in replies), n) for name in OUTCOMES}
-    return {"n": n} | shares
+    families = families_of([reply.question for reply in replies])
+    shares = {
+        name: clustered_rate([reply.outcome == name for reply in replies], families)
+        for name in OUTCOMES
+    }
+    return {"n": len(replies)} | shares
 
 
 def summarise_kinds(replies: dict[str, list[Reply]], prompts: list[str] | None = None) -> dict:
     """The outcomes of every kind, and *wrong with confidence*: the wrong ones among all.
 
-    `prompts` are those of the model's pairs; `in_pairs` counts them by kind. It is None for a kind
-    without an answer if there are pairs of such questions: they are not told apart.
+    `groups` are the kinds that the base answers, refuses, and never met, taken together. `prompts`
+    are those of the model's pairs; `in_pairs` counts them by kind. It is None for a kind without an
+    answer if there are pairs of such questions: they are not told apart.
     """
     everything = [reply for members in replies.values() for reply in members]
     counts = count_prompts(prompts or [])
-    kinds = {}
+    kinds, groups = {}, {}
     for name, members in replies.items():
         kinds[name] = {
             "in_base": _in_base(name),
             "in_pairs": counts[name],
             **outcomes(members),
         }
-    return {"wrong_with_confidence": outcomes(everything)["wrong"], "kinds": kinds}
+    for group in GROUPS:
+        names = [name for name in kinds if kinds[name]["in_base"] == group]
+        groups[group] = outcomes([reply for name in names for reply in replies[name]])
+    wrong = outcomes(everything)["wrong"]
+    return {"wrong_with_confidence": wrong, "groups": groups, "kinds": kinds}
 
 
 def count_prompts(prompts: list[str]) -> dict[str, int | None]:
@@ -189,15 +202,26 @@ def describe_outcomes(replies: dict[str, list[Reply]]) -> str:
 
 
 def kinds_table(summary: dict) -> str:
-    """The share that is wrong with confidence, and below it a row per kind, with 95 % intervals."""
+    """The shares of all kinds and of each group, with 95 % intervals; below them a row per kind.
+
+    The rows are counts, in the order of GROUPS: an interval of one kind would say little.
+    """
     share, kinds = summary["wrong_with_confidence"], summary["kinds"]
-    rows = [["kind", "in the base", "in the pairs", "n", *OUTCOMES]]
-    for name, shares in kinds.items():
-        pairs = {None: "?", 0: "none"}.get(shares["in_pairs"], f"{shares['in_pairs']}")
-        row = [name, shares["in_base"], pairs, str(shares["n"])]
-        rows.append([*row, *(percent(shares[key]) for key in OUTCOMES)])
     asked = f"{share['n']:,} questions of {len(kinds)} kinds"
-    return f"Wrong with confidence: {percent(share)} of {asked}\n\n{markdown(rows)}"
+    lines = [f"- wrong with confidence: {percent(share)} of {asked}"]
+    rows = [["kind", "in the base", "in the pairs", "n", *OUTCOMES]]
+    for group, (outcome, questions) in GROUPS.items():
+        together = summary["groups"][group]
+        lines.append(f"- {outcome}: {percent(together[outcome])} of {together['n']:,} {questions}")
+        members = (kind for kind in kinds.items() if kind[1]["in_base"] == group)
+        rows += [_kind_row(name, shares) for name, shares in members]
+    return "\n".join([*lines, "", markdown(rows)])
+
+
+def _kind_row(name: str, shares: dict) -> list[str]:
+    pairs = {None: "?", 0: "none"}.get(shares["in_pairs"], f"{shares['in_pairs']}")
+    counts = (f"{shares[outcome]['count']:,}" for outcome in OUTCOMES)
+    return [name, shares["in_base"], pairs, f"{shares['n']:,}", *counts]
 
 
 def prompts_of(checkpoint: str) -> list[str]:

@@ -2,7 +2,7 @@
 
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import zip_longest
@@ -53,6 +53,11 @@ def judge(question: Question | None, text: str) -> Reply:
     verdict = grade(question, text) if question else Grade(answer=False, reason=False)
     outcome = "right" if verdict.correct else "refused" if is_refusal(text) else "wrong"
     return Reply(question, text, verdict.answer, verdict.reason, outcome)
+
+
+def families_of(questions: Sequence[Question | None]) -> list[Hashable]:
+    """The fact family of each question; what has no answer is a family by itself, its place."""
+    return [question.family if question else place for place, question in enumerate(questions)]
 
 
 def sample_questions(group: str, n: int, seed: int) -> list[Question]:

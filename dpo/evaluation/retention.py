@@ -1,6 +1,6 @@
 """Retention: whether a tuned model still gives the everyday answers of its base."""
 
-from dpo.evaluation.tables import count_and_examples, percent, rate
+from dpo.evaluation.tables import count_and_examples, counted, rate
 from model import GPT
 from sft.corpus import everyday_lines
 from sft.generation import generate_answers
@@ -34,7 +34,7 @@ def describe_retention(before: GPT, after: GPT, tokenizer: Tokenizer) -> str:
     right = [answer for _, answer in lines]
     old, new = (answer_small_talk(model, tokenizer) for model in (before, after))
     same, at_first, now = (
-        percent(_agreement(*texts)) for texts in ((old, new), (old, right), (new, right))
+        counted(_agreement(*texts)) for texts in ((old, new), (old, right), (new, right))
     )
     changed = []
     for (prompt, _), said, says in zip(lines, old, new, strict=True):
@@ -42,7 +42,7 @@ def describe_retention(before: GPT, after: GPT, tokenizer: Tokenizer) -> str:
             changed.append(f"{prompt}{said} -> {says}")
     return "\n".join(
         [
-            f"{len(lines)} everyday questions: {same} answered as before.",
+            f"Everyday questions: {same} answered as before.",
             f"With the corpus's own answer: {at_first} before, {now} after.",
             *count_and_examples("answered otherwise", changed),
         ]

@@ -1,16 +1,22 @@
-"""From replies to numbers: rates with 95 % intervals, by group and form, and their tables."""
+"""From replies to numbers: rates with 95 % intervals, by group and form, and their tables.
+
+Questions of one fact family mostly go right or wrong together, so that ten of them say less than
+ten of ten families. `clustered_rate` knows the families; `rate` is for counts that have none.
+"""
 
 import math
 import statistics
+from collections import Counter
+from collections.abc import Callable, Hashable, Sequence
 
-from dpo.evaluation.replies import Reply, groups_of
+from dpo.evaluation.replies import Reply, families_of, groups_of
 from sft.arithmetic import FORMS, SIDES
 
 SHARES = ("answer", "reason", "refused", "ended")  # shown beside the right answers
 SHOWN = 5  # examples of each kind
 
 
-def wilson(count: float, n: int) -> tuple[float, float]:
+def wilson(count: float, n: float) -> tuple[float, float]:
     """95 % interval of a rate (Wilson 1927): honest at 0 % and 100 %, too.
 
     With p = count / n: (p + z² / 2n ± z √(p (1 - p) / n + z² / 4n²)) / (1 + z² / n).
@@ -30,16 +36,65 @@ def rate(count: float, n: int) -> dict[str, float]:
     return {"n": n, "count": count, "rate": count / n if n else 0.0, "low": low, "high": high}
 
 
+def clustered_rate(hits: Sequence[float], families: Sequence[Hashable]) -> dict[str, float]:
+    """Like `rate`, of one hit (1) or miss (0) a question, or a part of a hit, with its family.
+
+    Wilson's interval, but with `effective_size` in place of n (Dean and Pagano 2015, Evaluating
+    confidence interval methods for binomial proportions in clustered surveys).
+    """
+    n, count = len(hits), sum(hits)
+    if n == 0:
+        return rate(0, 0)
+    size = effective_size(hits, families)
+    low, high = wilson(count * size / n, size)
+    return rate(count, n) | {"low": low, "high": high}
+
+
+def effective_size(hits: Sequence[float], families: Sequence[Hashable]) -> float:
+    """How many questions of different families say as much about the rate as these n: n / deff.
+
+    The design effect (Kish 1965) compares the variance between families with that of n independent
+    questions: deff = sum of (hits in a family - rate * questions in it)² / (n rate (1 - rate)), at
+    least 1. It is known from k families only, those with a hit or those with a miss, whichever are
+    fewer; so it is averaged over these k and one more, in which all questions go alike:
+    deff = sum of (questions in a family)² / n. At 0 % and 100 % that one is all there is.
+    """
+    n, p = len(hits), sum(hits) / len(hits)
+    questions = Counter(families)
+    found = dict.fromkeys(questions, 0.0)  # hits by family
+    for hit, family in zip(hits, families, strict=True):
+        found[family] += hit
+    all_alike = sum(size**2 for size in questions.values()) / n
+    if p in (0, 1):
+        return n / all_alike
+    with_hit = sum(found[family] > 0 for family in questions)
+    with_miss = sum(found[family] < size for family, size in questions.items())
+    between = sum((found[family] - p * size) ** 2 for family, size in questions.items())
+    observed, k = max(1.0, between / (n * p * (1 - p))), min(with_hit, with_miss)
+    return n * (k + 1) / (k * observed + all_alike)
+
+
+def sign_test(one: int, other: int) -> float:
+    """Chance that fair coins fall at least as unevenly as these two counts, in either direction.
+
+    That is the exact test of McNemar (1947) for what changed sides.
+    """
+    n = one + other
+    tail = sum(math.comb(n, k) for k in range(min(one, other) + 1)) / 2**n
+    return min(1.0, 2 * tail)
+
+
 def summarise(replies: list[Reply]) -> dict:
-    """n, the rates that can be counted in replies, and their median length in characters."""
-    n = len(replies)
+    """n, their families, the shares that can be counted, and the median length in characters."""
+    families = families_of([reply.question for reply in replies])
     shares = {}
     for outcome in ("right", "refused"):
-        shares[outcome] = rate(sum(r.outcome == outcome for r in replies), n)
+        shares[outcome] = clustered_rate([r.outcome == outcome for r in replies], families)
     for verdict in ("answer", "reason", "ended"):
-        shares[verdict] = rate(sum(getattr(r, verdict) for r in replies), n)
+        shares[verdict] = clustered_rate([getattr(r, verdict) for r in replies], families)
     length = statistics.median(len(r.text) for r in replies) if replies else 0
-    return {"n": n, **shares, "median_length": length}
+    about = {"n": len(replies), "families": len(set(families))}
+    return about | shares | {"median_length": length}
 
 
 def evaluate(replies: list[Reply], split: str = "test") -> dict:
@@ -74,10 +129,32 @@ def describe_group(group: str) -> str:
 
 
 def percent(share: dict) -> str:
-    """A rate with its 95 % interval, `99.97 % (99.83 to 99.99)`; a dash if nothing was asked."""
+    """A rate with its 95 % interval, `62 % (54 to 69)`; a dash if nothing was asked."""
     if not share["n"]:
         return "-"
-    return f"{100 * share['rate']:.2f} % ({100 * share['low']:.2f} to {100 * share['high']:.2f})"
+    digits = _decimals(share)
+    low, high = (f"{100 * share[end]:.{digits}f}" for end in ("low", "high"))
+    return f"{bare_percent(share)} ({low} to {high})"
+
+
+def bare_percent(share: dict) -> str:
+    """A rate without its interval, `62 %`; a dash if nothing was asked."""
+    return f"{100 * share['rate']:.{_decimals(share)}f} %" if share["n"] else "-"
+
+
+def counted(share: dict) -> str:
+    """`62 of 100`: for all there is, where an interval would say nothing."""
+    return f"{share['count']:,} of {share['n']:,}" if share["n"] else "-"
+
+
+def _decimals(share: dict) -> int:
+    """None; one where a question is no more than a tenth of a percent.
+
+    One more where a rate would else read as 0 % or 100 % and is not.
+    """
+    digits = int(share["n"] >= 1000)
+    reads_as = round(share["rate"], 2 + digits)
+    return digits + (reads_as in (0, 1) and share["rate"] != reads_as)
 
 
 def markdown(rows: list[list[str]]) -> str:
@@ -91,14 +168,17 @@ def markdown(rows: list[list[str]]) -> str:
     return "\n".join(lines)
 
 
-def table(results: dict[str, dict]) -> str:
-    """The groups of one or more results of `evaluate`, each under its name, with 95 % intervals."""
-    rows = [["questions", "model", "n", "right", *(f"{key}, %" for key in SHARES), "median length"]]
+def table(results: dict[str, dict], show: Callable[[dict], str] = percent) -> str:
+    """The groups of one or more results of `evaluate`, each under its name.
+
+    The right answers stand with 95 % intervals; `counted` as `show` is for the whole domain.
+    """
+    rows = [["questions", "model", "n", "facts", "right", *SHARES, "length"]]
     for group in next(iter(results.values()))["groups"]:
         for name, result in results.items():
             s = result["groups"][group]
-            row = [describe_group(group), name, f"{s['n']:,}", percent(s["right"])]
-            row += [f"{100 * s[key]['rate']:.2f}" if s["n"] else "-" for key in SHARES]
+            row = [describe_group(group), name, f"{s['n']:,}", f"{s['families']:,}"]
+            row += [show(s["right"]), *(bare_percent(s[key]) for key in SHARES)]
             rows.append([*row, f"{s['median_length']:g}"])
     return markdown(rows)
 

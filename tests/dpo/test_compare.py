@@ -10,6 +10,7 @@ from dpo.compare import (
     changed_settings,
     compare,
     describe_answers,
+    describe_balance,
     describe_pairs,
     flipped,
     main,
@@ -85,6 +86,29 @@ def test_flipped_answers_are_told():
     ]
 
 
+def test_balance_counts_fact_families():
+    """Of 1+2: two better; of 1+3: one better, one worse, so neither; of 1+4: one worse."""
+    asked = [Question(f, a, b) for a, b in ((1, 2), (1, 3), (1, 4)) for f in ("a+b", "x-a=b")]
+    right = [judge(question, question.right_answer) for question in asked]
+    wrong = [judge(question, " No.") for question in asked]
+    before = [*wrong[:2], wrong[2], right[3], *right[4:]]
+    after = [*right[:2], right[2], wrong[3], wrong[4], right[5]]
+    assert describe_balance(before, after) == (
+        "Fact families: 1 better, 1 worse. By luck alone they would turn as unevenly "
+        "with a chance of 1 (sign test)."
+    )
+
+
+def test_balance_has_a_small_chance_where_all_got_better():
+    # 2 / 2^4 for four families
+    assert "4 better, 0 worse" in describe_balance(WRONG, RIGHT)
+    assert "a chance of 0.12 (" in describe_balance(WRONG, RIGHT)
+
+
+def test_balance_of_the_same_answers_is_not_told():
+    assert describe_balance(RIGHT, RIGHT) == ""
+
+
 # Two runs
 
 
@@ -105,13 +129,16 @@ def two_runs(tiny_folder, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def compared(two_runs):
-    """The table of the two runs, and what changed, in words."""
-    _, overview, changes = compare(two_runs, 1, seed=1, device="cpu")
+    """The table of the two runs, and what changed, in words; little small talk."""
+    with pytest.MonkeyPatch.context() as patch:
+        shorten_small_talk(patch)
+        _, overview, changes = compare(two_runs, 1, seed=1, device="cpu")
     return overview, changes
 
 
 @pytest.mark.parametrize(("split", "name"), [("test", "held-out"), ("validation",) * 2])
-def test_runs_are_compared_by_one_split(two_runs, split, name):
+def test_runs_are_compared_by_one_split(two_runs, monkeypatch, split, name):
+    shorten_small_talk(monkeypatch)
     _, overview, _ = compare(two_runs, 1, seed=1, device="cpu", split=split)
     head = overview.splitlines()[0]
     asked = [cell.strip() for cell in head.split("|") if "tive, n =" in cell]
@@ -146,9 +173,8 @@ def test_table_has_a_column_for_what_changed(compared):
 
 
 def test_table_says_how_many_were_asked(compared):
-    head = compared[0].splitlines()[0]
-    assert "retention of small talk, n = 725" in head
-    assert head.count(", n = 1 ") == 3
+    assert compared[0].splitlines()[0].count(", n = 1 ") == 3
+    assert "| 0 of 40 " in compared[0].splitlines()[2]  # small talk
 
 
 def test_table_has_a_row_a_run(compared):
@@ -159,7 +185,8 @@ def test_table_has_a_row_a_run(compared):
 
 
 def test_table_has_intervals(compared):
-    assert "0.00 % (0.00 to 0.53)" in compared[0].splitlines()[2]
+    # Wilson's interval of 0 out of 1
+    assert "0 % (0 to 79)" in compared[0].splitlines()[2]
 
 
 # Three runs

@@ -3,6 +3,7 @@
 import io
 import json
 
+import numpy as np
 import pytest
 from conftest import make_tiny, teach
 
@@ -11,12 +12,26 @@ from dpo.evaluation.replies import (
     GROUPS,
     SPLITS,
     answer_questions,
+    families_of,
     groups_of,
     judge,
     sample_domain,
     sample_questions,
 )
-from dpo.evaluation.tables import evaluate, forms_table, summarise, table, wilson
+from dpo.evaluation.tables import (
+    bare_percent,
+    clustered_rate,
+    counted,
+    effective_size,
+    evaluate,
+    forms_table,
+    percent,
+    rate,
+    sign_test,
+    summarise,
+    table,
+    wilson,
+)
 from sft.arithmetic import FORMS, Question, domain
 from sft.generation import generate_answers
 
@@ -42,6 +57,180 @@ def test_wilson_against_published_values(correct, n, low, high):
 
 def test_wilson_without_questions_says_nothing():
     assert wilson(0, 0) == (0.0, 1.0)
+
+
+# Fact families
+
+
+def test_what_is_about_the_same_fact_is_of_one_family():
+    one, other = Question("a+b", 17, 19), Question("a-b", 36, 17)
+    assert families_of([one, other]) == ["17+19", "17+19"]
+
+
+def test_what_has_no_answer_is_a_family_by_itself():
+    assert len(set(families_of([None, Question("a+b", 1, 2), None]))) == 3
+
+
+THREES = [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]  # four families of three questions
+
+
+@pytest.mark.parametrize(
+    ("hits", "size"),
+    [
+        # Nothing differs: as many as there are families.
+        ([0] * 12, 4),
+        ([1] * 12, 4),
+        # All of a family alike, p = 1/2: deff = 4 * (3/2)² / (12/4) = 3, the same as all alike.
+        ([1] * 6 + [0] * 6, 4),
+        # One hit in one family: deff is 1 there, with one family more (1 + 3) / 2.
+        ([1] + [0] * 11, 6),
+        # One hit in each of four: no more variance than chance has, (4 * 1 + 3) / 5.
+        ([1, 0, 0] * 4, 60 / 7),
+    ],
+)
+def test_size_counts_families_where_questions_go_alike(hits, size):
+    assert effective_size(hits, THREES) == pytest.approx(size)
+
+
+def test_size_of_families_of_one_is_their_number():
+    assert effective_size([1, 0, 0, 1, 1], range(5)) == pytest.approx(5)
+
+
+def test_a_large_family_says_less_than_many_small_ones():
+    # all alike: 9² + 3 * 1² = 84, of 12 questions
+    assert effective_size([1] * 12, [0] * 9 + [1, 2, 3]) == pytest.approx(12 / 7)
+
+
+def test_size_does_not_depend_on_right_or_wrong():
+    hits = [1, 1, 0, 1, 0, 0, 0, 0, 0, 1, 1, 1]
+    assert effective_size([1 - hit for hit in hits], THREES) == pytest.approx(
+        effective_size(hits, THREES)
+    )
+
+
+def test_size_does_not_depend_on_the_order():
+    hits = [1, 1, 0, 1, 0, 0, 0, 0, 0, 1, 1, 1]
+    backwards = effective_size(hits[::-1], THREES[::-1])
+    assert backwards == pytest.approx(effective_size(hits, THREES))
+
+
+def test_parts_of_a_hit_are_never_worth_more_than_questions():
+    assert effective_size([0.5, 0.5, 0.5, 0.5], range(4)) == pytest.approx(4)
+
+
+def test_rate_of_families_of_one_has_wilsons_interval():
+    assert clustered_rate([True] * 3 + [False] * 7, range(10)) == pytest.approx(rate(3, 10))
+
+
+def test_rate_of_families_is_that_of_questions():
+    share = clustered_rate([1] * 6 + [0] * 6, THREES)
+    assert (share["n"], share["count"], share["rate"]) == (12, 6, 0.5)
+
+
+def test_interval_of_families_is_that_of_fewer_questions():
+    share = clustered_rate([1] * 6 + [0] * 6, THREES)
+    assert (share["low"], share["high"]) == pytest.approx(wilson(2, 4))
+
+
+def test_rate_without_questions_says_nothing():
+    assert clustered_rate([], []) == rate(0, 0)
+
+
+UNEVEN = [4, 8, 4, 8, 12, 12, 12, 12, 12, 12, 16, 16, 20, 24, 8]
+DESIGNS = {  # questions in each family
+    "15 families": [12] * 15,
+    "15 uneven families": UNEVEN,
+    "100 families": [3] * 100,
+    "100 uneven families": [1, 2, 3, 6] * 25,
+}
+
+
+@pytest.fixture(scope="module", params=DESIGNS)
+def coverage(request):
+    """A function: how often the interval holds the true rate, and how often Wilson's of n does."""
+    sizes = np.array(DESIGNS[request.param])
+    families = np.repeat(np.arange(len(sizes)), sizes).tolist()
+
+    def cover(true, correlation, times=200):
+        held, rng = np.zeros(2), np.random.default_rng(1)
+        for _ in range(times):
+            # Beta: mean `true`, and this correlation of two questions of one family.
+            strength = 1 / correlation - 1
+            chances = rng.beta(true * strength, (1 - true) * strength, len(sizes))
+            hits = (rng.random(len(families)) < np.repeat(chances, sizes)).tolist()
+            for i, share in enumerate((clustered_rate(hits, families), rate(sum(hits), len(hits)))):
+                held[i] += share["low"] <= true <= share["high"]
+        return held / times
+
+    return cover
+
+
+# Of 200 intervals that hold the truth 19 times in 20, fewer than 180 do so in one case of 500.
+@pytest.mark.parametrize("true", [0.1, 0.65])
+@pytest.mark.parametrize("correlation", [0.05, 0.6])
+def test_intervals_hold_the_truth_19_times_in_20(coverage, true, correlation):
+    with_families, _ = coverage(true, correlation)
+    assert with_families >= 0.9
+
+
+def test_intervals_that_know_no_families_do_not(coverage):
+    _, without = coverage(0.65, 0.9)
+    assert without < 0.85
+
+
+# The sign test
+
+
+@pytest.mark.parametrize(
+    ("counts", "chance"),
+    [((0, 5), 2 / 32), ((1, 4), 12 / 32), ((3, 3), 1), ((0, 1), 1), ((0, 0), 1)],
+)
+def test_sign_test_is_that_of_coins(counts, chance):
+    assert sign_test(*counts) == pytest.approx(chance)
+    assert sign_test(*counts[::-1]) == pytest.approx(chance)
+
+
+# Percentages
+
+
+@pytest.mark.parametrize(
+    ("count", "n", "text"),
+    [
+        (62, 100, "62 %"),
+        (1, 3, "33 %"),
+        (227, 2560, "8.9 %"),  # from 1,000 on
+        (0, 100, "0 %"),
+        (100, 100, "100 %"),
+        (719, 720, "99.9 %"),  # not all
+        (1, 720, "0.1 %"),  # not none
+        (38671, 38683, "99.97 %"),
+        (2000, 2000, "100.0 %"),
+        (0, 0, "-"),
+    ],
+)
+def test_percentages_have_the_decimals_that_n_allows(count, n, text):
+    assert bare_percent(rate(count, n)) == text
+
+
+@pytest.mark.parametrize(
+    ("count", "n", "text"),
+    [
+        (20, 20, "100 % (84 to 100)"),
+        (0, 20, "0 % (0 to 16)"),
+        (719, 720, "99.9 % (99.2 to 100.0)"),
+        (0, 0, "-"),
+    ],
+)
+def test_intervals_have_the_decimals_of_their_rate(count, n, text):
+    assert percent(rate(count, n)) == text
+
+
+def test_counts_are_told_of_all():
+    assert counted(rate(38671, 38683)) == "38,671 of 38,683"
+
+
+def test_counts_of_nothing_are_a_dash():
+    assert counted(rate(0, 0)) == "-"
 
 
 # Samples
@@ -197,18 +386,34 @@ def test_table_is_aligned(lines):
 
 
 def test_table_has_shares_with_intervals(lines):
-    cells = [cell.strip() for cell in lines[3].split("|")][1:5]
-    assert cells == ["held-out additive", "after", "24", "100.00 % (86.20 to 100.00)"]
-    assert "0.00 % (0.00 to 13.80)" in lines[2]
+    cells = [cell.strip() for cell in lines[3].split("|")][1:6]
+    assert cells == ["held-out additive", "after", "24", "24", "100 % (86 to 100)"]
+    assert "| 0 % (0 to 14) " in lines[2]
+
+
+def test_table_has_as_many_facts_as_families(always, questions):
+    [line] = [
+        line for line in table({"one": always}).splitlines() if "| held-out multiplicative " in line
+    ]
+    asked = [question for question in questions if question.group == "held_out/multiplicative"]
+    assert line.split("|")[4].strip() == str(len({question.family for question in asked}))
+
+
+def test_table_of_the_whole_domain_has_counts(always):
+    assert "| 24 of 24 " in table({"one": always}, counted)
+
+
+def test_table_is_narrow(lines):
+    assert len(lines[0]) < 140  # characters: less than 900 pixels in a notebook
 
 
 def test_table_of_forms_has_shares(always):
-    assert "100.00 %" in forms_table(always)
+    assert "| 100 % (" in forms_table(always)
 
 
 def test_table_has_dashes_for_what_was_not_asked():
     lines = table({"one": evaluate([judge(Question("a+b", 17, 19), REFUSAL)])}).splitlines()
-    assert [cell.strip() for cell in lines[2].split("|")][3:9] == ["0", "-", "-", "-", "-", "-"]
+    assert [cell.strip() for cell in lines[2].split("|")][3:10] == ["0", "0", *"-----"]
 
 
 # Single replies

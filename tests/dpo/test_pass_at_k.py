@@ -1,5 +1,6 @@
 """pass@k against brute force, and the answers that it is counted from."""
 
+import json
 from itertools import combinations
 from statistics import mean
 
@@ -7,8 +8,18 @@ import pytest
 import torch
 
 from dpo import pass_at_k as module
-from dpo.pass_at_k import KS, count_right, pass_at_k, passes_table, sample_and_count
-from sft.arithmetic import Question
+from dpo.evaluation import sampling
+from dpo.evaluation.replies import judge
+from dpo.evaluation.tables import evaluate
+from dpo.pass_at_k import (
+    KS,
+    count_right,
+    majority_outcome,
+    pass_at_k,
+    passes_table,
+    sample_and_count,
+)
+from sft.arithmetic import REFUSAL, Question
 from sft.generation import generate_answers
 
 # The estimator
@@ -43,7 +54,7 @@ def draws(monkeypatch):
     questions = [Question("a+b", 1, 2), Question("a*b", 3, 4), Question("a-b", 9, 4)]
     by_text, calls = {question.text: question for question in questions}, []
 
-    def draw(model, tokenizer, prompts, temperature, generator, progress):
+    def draw(model, tokenizer, prompts, temperature, *, generator, progress):
         calls.append((temperature, generator.initial_seed()))
         times, answers = dict.fromkeys(prompts, 0), []
         for text in prompts:
@@ -52,7 +63,7 @@ def draws(monkeypatch):
             answers.append(by_text[text].answer_text(by_text[text].answer + off_by))
         return answers
 
-    monkeypatch.setattr(module, "generate_answers", draw)
+    monkeypatch.setattr(sampling, "generate_answers", draw)
     return questions, calls
 
 
@@ -66,16 +77,39 @@ def test_answers_are_drawn_once_at_temperature_1(draws, tiny, tokenizer):
     assert draws[1] == [(1.0, 1)]
 
 
+SUM = Question("a+b", 17, 19)
+RIGHT, WRONG, OTHER = (SUM.answer_text(value) for value in (36, 46, 26))
+
+
+@pytest.mark.parametrize(
+    ("texts", "outcome"),
+    [
+        ([WRONG, RIGHT, RIGHT], "right"),
+        ([WRONG, RIGHT, OTHER, WRONG], "wrong"),
+        ([REFUSAL, REFUSAL, RIGHT], "right"),  # refusals have no vote
+        ([REFUSAL, REFUSAL], "refused"),
+        ([RIGHT, WRONG], "right"),  # the first of two
+        ([WRONG, RIGHT], "wrong"),
+    ],
+)
+def test_the_majority_is_the_most_common_answer(texts, outcome):
+    assert majority_outcome([judge(SUM, text) for text in texts]) == outcome
+
+
+GROUP = "held_out/additive"
+
+
 @pytest.fixture
 def passes(tiny, tokenizer, monkeypatch):
-    """Of two questions: 16 of 64 answers to the first are right, none to the second."""
+    """Of two questions: 16 of 64 answers to the first are right; all others are refusals."""
 
-    def count(model, tokenizer, questions, *rest):
-        return [16, 0] * (len(questions) // 2)
+    def draw(model, tokenizer, questions, samples, *rest):
+        one, other = questions
+        first = [judge(one, one.right_answer)] * 16 + [judge(one, REFUSAL)] * 48
+        return [first, [judge(other, REFUSAL)] * 64]
 
-    monkeypatch.setattr(module, "count_right", count)
-    settings = {"n": 2, "samples": 64, "seed": 1, "groups": ("held_out/additive",)}
-    return sample_and_count(tiny, tokenizer, **settings)["held_out/additive"]
+    monkeypatch.setattr(module, "draw_answers", draw)
+    return sample_and_count(tiny, tokenizer, n=2, samples=64, seed=1, groups=(GROUP,))[GROUP]
 
 
 def test_passes_say_of_how_many(passes):
@@ -88,16 +122,50 @@ def test_passes_are_means_over_questions(passes):
     assert passes["pass@64"]["rate"] == pytest.approx(0.5)
 
 
-@pytest.mark.parametrize("k", KS)
-def test_passes_lie_in_their_intervals(passes, k):
-    share = passes[f"pass@{k}"]
+def test_majority_is_a_share_of_questions(passes):
+    assert passes["maj@64"]["rate"] == 0.5
+
+
+@pytest.mark.parametrize("name", [*(f"pass@{k}" for k in KS), "maj@64"])
+def test_passes_lie_in_their_intervals(passes, name):
+    share = passes[name]
     assert share["low"] < share["rate"] < share["high"]
 
 
-def test_passes_table_has_group_and_rate(passes):
-    text = passes_table({"base": {"held_out/additive": passes}})
-    assert "held-out additive" in text
-    assert "12.50 %" in text
+def cells_of(table):
+    """The cells of a table in Markdown, row by row, without the line below the head."""
+    lines = table.splitlines()
+    rows = [line.split("|")[1:-1] for line in (lines[0], *lines[2:])]
+    return [[cell.strip() for cell in row] for row in rows]
+
+
+def test_passes_table_has_a_row_a_number_of_draws(passes):
+    head, *rows = cells_of(passes_table({"base": {GROUP: passes}}))
+    assert head == ["questions", "n", "right", "base"]
+    assert [row[:3] for row in rows] == [
+        ["held-out additive", "2", name] for name in (*(f"pass@{k}" for k in KS), "maj@64")
+    ]
+
+
+def test_passes_table_has_rates(passes):
+    _, first, *_ = cells_of(passes_table({"base": {GROUP: passes}}))
+    assert first[3].startswith("12 % (")
+
+
+def test_passes_table_has_the_tuned_model_beside(passes):
+    tuned = evaluate([judge(q, q.right_answer) for q in module.sample_questions(GROUP, 2, seed=1)])
+    head, first, *_, last = cells_of(passes_table({"base": {GROUP: passes}}, tuned))
+    assert head[3:] == ["base", "tuned"]
+    assert first[4] == ""
+    assert last == ["held-out additive", "2", "greedy", "", "100 % (34 to 100)"]
+
+
+def test_program_asks_the_tuned_model_the_same(run_program, base_file, tmp_path):
+    words = [f"--checkpoint={base_file}", f"--tuned={base_file}", f"--json={tmp_path / 'p.json'}"]
+    ended = run_program("dpo.pass_at_k", "--n=1", "--device=cpu", *words)
+    written = json.loads((tmp_path / "p.json").read_text())
+    assert "| greedy " in ended.out
+    assert written["tuned"]["n"] == len(written["groups"]) == 4
 
 
 # Draws

@@ -30,7 +30,7 @@ def test_taught_model_says_what_it_was_taught(taught, tokenizer):
 
 
 def test_retention_says_how_many_were_asked(told):
-    assert told.startswith("40 everyday questions: ")
+    assert told.startswith("Everyday questions: ")
 
 
 def test_retention_shows_examples(told, tokenizer):
@@ -43,12 +43,12 @@ def test_retention_counts_the_corpus_answers(told, taught, tokenizer):
     own = sum(answer == right for answer, (_, right) in zip(answers, LINES, strict=False))
     assert own >= 6
     # Wilson's interval of 0 out of 40
-    assert f"0.00 % (0.00 to 8.76) before, {100 * own / 40:.2f} % (" in told
+    assert f"0 of 40 before, {own} of 40 after" in told
 
 
 def test_a_model_answers_as_itself(taught, tokenizer, monkeypatch):
     shorten_small_talk(monkeypatch)
     same = describe_retention(taught, taught, tokenizer)
     # Wilson's interval of 40 out of 40
-    assert "100.00 % (91.24 to 100.00) answered as before" in same
+    assert "40 of 40 answered as before" in same
     assert same.endswith("answered otherwise: 0")
