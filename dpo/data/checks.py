@@ -78,8 +78,6 @@ def _object_problems(value: object) -> list[Problem]:
     if not isinstance(value, dict):
         kind = type(value).__name__
         sentence = f"a pair is an object with `positive` and `negative`, not a {kind}"
-        if isinstance(value, list) and value and isinstance(value[0], dict):
-            sentence += "; take the inner [ and ] away, keep what is between"
         return [Problem(f"no object: {kind}", sentence)]
     lists = [shorten(key) for key, inside in value.items() if isinstance(inside, list)]
     if not lists:

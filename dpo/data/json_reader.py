@@ -46,7 +46,8 @@ class _Reader:
         self.position = self.number = 0  # the place of the next step, and the values so far
         self.line, self.line_start, self.counted = 1, 0, 0  # for `_line_at`
         self.in_list = self.after_value = self.had_list = False
-        self.is_open_said = self.is_cut = False
+        self.inner_lists = 0  # that are open now
+        self.is_open_said = self.is_inner_said = self.is_cut = False
         self.syntax_errors = self.long_mistakes = 0
         self.decoder = json.JSONDecoder(
             object_pairs_hook=_no_duplicate_keys, parse_constant=_no_constant
@@ -60,7 +61,8 @@ class _Reader:
             if self.syntax_errors == MOST_SYNTAX_ERRORS:
                 yield self._between("too many", TOO_MANY)
                 return
-        if self.in_list and not self.is_cut:
+        # Without the brackets of an inner list that is not closed, the file may be closed already.
+        if self.in_list and not self.is_cut and not self.is_inner_said:
             yield self._between("not closed", "the list is not closed; end the file with ]")
 
     def _step(self, character: str) -> Entry | None:
@@ -73,12 +75,24 @@ class _Reader:
             self.in_list, self.after_value = True, False
             self.position += 1
             return None
+        if character == "[" and self.text.startswith(
+            "{", _skip_space(self.text, self.position + 1)
+        ):
+            return self._inner_list()
         if character == "{" and self.in_list and self.after_value and self.commas_wanted:
             self.after_value = False  # the next step reads the pair
             problem = "no comma between this pair and the one before; add it"
             line = self._line_at(self.position)
             return Entry(line, self.number + 1, None, Problem("no comma", problem))
         return self._value()
+
+    def _inner_list(self) -> Entry:
+        """The beginning of a list of pairs in the list; its pairs are read like all others."""
+        sentence = "a list inside the list; take its [ and ] away, keep what is between"
+        entry = self._between("inner list", sentence)
+        self.inner_lists += 1
+        self.position, self.after_value, self.is_inner_said = self.position + 1, False, True
+        return entry
 
     def _comma(self) -> Entry | None:
         was_after_value, self.after_value = self.after_value, False
@@ -95,6 +109,10 @@ class _Reader:
     def _close(self) -> Entry | None:
         """The end of a list, or a bracket without its beginning."""
         entry = None
+        if self.inner_lists:
+            self.inner_lists -= 1
+            self.position, self.after_value = self.position + 1, True
+            return None
         if not self.in_list:
             extra = "a ] too many; remove it"
             entry = self._between("]", extra) if self.had_list else self._not_opened()

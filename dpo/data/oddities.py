@@ -6,7 +6,7 @@ all of the kind), where (the pair, perhaps with a reason) and perhaps an example
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from dpo.data.pair import Findings, Pair
 from sft.arithmetic import Question, parse_question
@@ -16,16 +16,25 @@ RIGHT = Grade(answer=True, reason=True)
 SHOWN = 60  # characters of an example
 
 
-@dataclass(frozen=True, slots=True)
-class Inspected:
+class Asked(NamedTuple):
+    """What a prompt asks: worked out once, however many pairs have it."""
+
+    question: Question | None  # None if it asks no arithmetic
+    text: str  # how the question is usually written
+    right_answer: str  # in the assignment's words
+    is_held_out: bool
+    place: str  # of the first pair with this prompt
+    chosen: str  # its answer
+
+
+class Inspected(NamedTuple):
     """A pair, and what the functions in ODDITIES need to know about it."""
 
     pair: Pair
     place: str  # its line or number
-    question: Question | None  # that the prompt asks, if it asks arithmetic
-    verdict: Grade | None  # on the chosen answer, if there is a question
     same: str  # the place of the first pair with these three texts, perhaps this one
-    asked: tuple[str, str]  # the place and chosen answer of the first pair with this prompt
+    asked: Asked
+    verdict: Grade | None  # on the chosen answer, if there is a question
 
 
 Oddity = tuple[str, str, str]  # the pairs' deed; where, perhaps with a reason; perhaps an example
@@ -38,11 +47,10 @@ def _stands_twice(it: Inspected) -> Oddity | None:
 
 
 def _has_another_answer(it: Inspected) -> Oddity | None:
-    first, chosen = it.asked
-    if it.same != it.place or chosen == it.pair.chosen:
+    if it.same != it.place or it.asked.chosen == it.pair.chosen:
         return None
     deed = "give a question another positive answer than an earlier line"
-    return deed, f"{it.place} (and {first})", ""
+    return deed, f"{it.place} (and {it.asked.place})", ""
 
 
 def _repeats_question(it: Inspected) -> Oddity | None:
@@ -76,7 +84,7 @@ def _has_wrong_number(it: Inspected) -> Oddity | None:
     if it.verdict is None or it.verdict.answer or _repeats_question(it):
         return None
     deed = "have a wrong number in the positive answer"
-    return deed, f"{it.place} (right: {it.question.answer})", ""
+    return deed, f"{it.place} (right: {it.asked.question.answer})", ""
 
 
 _REASON = re.compile(r"\b(?:because|since)\b", re.IGNORECASE)
@@ -114,7 +122,7 @@ def _has_reason_in_words(it: Inspected) -> Oddity | None:
         text = it.pair.chosen
         for words, sign in _IN_WORDS:
             text = words.sub(sign, text)
-        in_signs = grade(it.question, _RESULT.sub(" equals ", text))
+        in_signs = grade(it.asked.question, _RESULT.sub(" equals ", text))
         if not in_signs.uncounted and not in_signs.reason:
             place = f"{it.place} (which is false)"
     deed = "have a reason in words, which is not counted; write it like 6*9 equals 54"
@@ -122,15 +130,15 @@ def _has_reason_in_words(it: Inspected) -> Oddity | None:
 
 
 def _asks_held_out_fact(it: Inspected) -> Oddity | None:
-    if it.question is None or not it.question.held_out:
+    if not it.asked.is_held_out:
         return None
     return "ask for a held-out fact, so that held-out accuracy means less", it.place, ""
 
 
 def _writes_unusually(it: Inspected) -> Oddity | None:
-    if it.question is None or it.pair.prompt == it.question.text:
+    if it.asked.question is None or it.pair.prompt == it.asked.text:
         return None
-    instance = f"{shorten(it.pair.prompt)} instead of {shorten(it.question.text)}"
+    instance = f"{shorten(it.pair.prompt)} instead of {shorten(it.asked.text)}"
     return "write a question unlike the others", it.place, instance
 
 
@@ -142,7 +150,7 @@ _ARITHMETIC = re.compile(
 
 
 def _cannot_be_checked(it: Inspected) -> Oddity | None:
-    if it.question is not None or not _ARITHMETIC.search(it.pair.prompt):
+    if it.asked.question is not None or not _ARITHMETIC.search(it.pair.prompt):
         return None
     deed = "look like arithmetic but cannot be checked here, nor is it known what is right"
     return deed, it.place, shorten(it.pair.prompt)
@@ -197,26 +205,31 @@ def find_oddities(pairs: list[Pair]) -> list[str]:
     found = Findings()
     share_lines = len({pair.line for pair in pairs}) < len(pairs)
     first_same: dict[tuple[str, str, str], str] = {}
-    first_asked: dict[str, tuple[str, str]] = {}
+    prompts: dict[str, Asked] = {}
     for number, pair in enumerate(pairs, start=1):
         place = str(number if share_lines else pair.line)
-        question = parse_question(pair.prompt)
-        inspected = Inspected(
-            pair,
-            place,
-            question,
-            _judge(question, pair.chosen),
-            first_same.setdefault((pair.prompt, pair.chosen, pair.rejected), place),
-            first_asked.setdefault(pair.prompt, (place, pair.chosen)),
-        )
+        same = first_same.setdefault((pair.prompt, pair.chosen, pair.rejected), place)
+        asked = prompts.get(pair.prompt)
+        if asked is None:
+            asked = prompts[pair.prompt] = _read_prompt(pair, place)
+        inspected = Inspected(pair, place, same, asked, _judge(asked, pair.chosen))
         for find_oddity in ODDITIES:
             if oddity := find_oddity(inspected):
                 found.add(*oddity)
     return found.oddities("pair" if share_lines else "line")
 
 
-def _judge(question: Question | None, chosen: str) -> Grade | None:
-    """The grade of an answer, if there is a question; the usual answer is not read for it."""
+def _read_prompt(first: Pair, place: str) -> Asked:
+    """What the prompt of this pair asks, which is the first with it."""
+    question = parse_question(first.prompt)
     if question is None:
+        return Asked(None, "", "", False, place, first.chosen)
+    known = question.text, question.right_answer, question.held_out
+    return Asked(question, *known, place, first.chosen)
+
+
+def _judge(asked: Asked, chosen: str) -> Grade | None:
+    """The grade of an answer, if there is a question; the usual answer is not read for it."""
+    if asked.question is None:
         return None
-    return RIGHT if chosen == question.right_answer else grade(question, chosen)
+    return RIGHT if chosen == asked.right_answer else grade(asked.question, chosen)

@@ -48,10 +48,15 @@ def explain_syntax(message: str, text: str, position: int) -> str:
 
 
 def find_place(text: str, position: int) -> int:
-    """Where the mistake is: at the end of an earlier line, if what is lacking there was noticed."""
+    """Where the mistake is: at the end of an earlier line, if what is lacking there was noticed.
+
+    Of a comma before a }, the comma's place, which Python itself gives from 3.13 on.
+    """
     end = position
     while end and text[end - 1] in SPACE:
         end -= 1
+    if text[position : position + 1] == "}" and text[end - 1 : end] == ",":
+        return end - 1
     is_sound = text[position : position + 1] in '{}[],:"'  # also at the end of the text
     return end - 1 if is_sound and "\n" in text[end:position] else position
 

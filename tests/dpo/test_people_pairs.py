@@ -7,11 +7,10 @@ import random
 import re
 import tarfile
 import zipfile
-from itertools import pairwise
 
 import pytest
 
-from dpo.data.json_reader import read_values
+from bench import fuzz
 from dpo.data.pair import PairsError
 from dpo.data.pair_file import load_pairs
 from dpo.data.text_reader import LARGEST_FILE
@@ -108,8 +107,7 @@ SYNTAX = {
     ),
     "a list in the list": (
         f"[[{row()}]]",
-        "line 1 (pair 1): a pair is an object with `positive` and `negative`, not a list; "
-        "take the inner [ and ] away, keep what is between",
+        "line 1: a list inside the list; take its [ and ] away, keep what is between",
     ),
     "a long chat": (
         '{"prompt": [{"role": "system", "content": "Be kind."}, '
@@ -304,87 +302,142 @@ def test_odd_pairs_of_any_number_are_said_in_few_lines(tmp_path, capsys):
     assert printed.count("\n") <= MOST_LINES
 
 
-# A mistake at a random place of a good file of 1,000 pairs
+# The rows of the page of cases, each with all that is said
 
-
-PAIRS = [row(i // 50 + 10, i % 50 + 40) for i in range(1000)]
-LINE = "[\n" + ",\n".join(PAIRS) + "\n]\n"
-OBJECTS = PAIRS[500].count('"')  # quotes of a pair
-
-
-def without(text, part, nth):
-    """The text without the nth occurrence of a part."""
-    at = [match.start() for match in re.finditer(re.escape(part), text)][nth]
-    return text[:at] + text[at + len(part) :]
-
-
-MISTAKES = {  # of a pair's text, in a way that the random number chooses
-    "a quote lacks": lambda pair, rng: without(pair, '"', rng.randrange(OBJECTS)),
-    "the first brace lacks": lambda pair, rng: without(pair, "{", 0),
-    "the last brace lacks": lambda pair, rng: without(pair, "}", 0),
-    "a colon lacks": lambda pair, rng: without(pair, ":", rng.randrange(2)),
-    "the comma lacks": lambda pair, rng: without(pair, ",", 0),
-    "a comma too many": lambda pair, rng: pair[:-1] + ",}",
-    "single quotes": lambda pair, rng: pair.replace('"', "'"),
-    "curly quotes": lambda pair, rng: pair.replace('"', "\u201c"),
-    "a comment": lambda pair, rng: pair[:-1] + " // why\n}",
-    "an invisible character": lambda pair, rng: rng.choice("\u200b\ufeff\u00a0") + pair,
-    "another character": lambda pair, rng: pair.replace("Sorry", "S\u00f3rry"),
-    "a key misspelt": lambda pair, rng: pair.replace("positive", "postive"),
-    "a key twice": lambda pair, rng: pair.replace("positive", "negative"),
-    "no text": lambda pair, rng: pair.replace('"negative": "', '"negative": null, "n": "'),
-    "no question mark": lambda pair, rng: pair.replace("?", ""),
-    "a bare refusal": lambda pair, rng: re.sub(r': "\d+\+\d+=\? Sorry', ': "Sorry', pair),
-    "a number": lambda pair, rng: "17",
+BEHIND = "the question ends with ?, or say where it ends with `prompt`, `chosen` and `rejected`"
+BARE = [row(a, negative="Sorry.") for a in range(20, 27)]
+UNMARKED = [row(a).replace("?", "") for a in range(20, 27)]
+ONE_LINE = [row(a) for a in range(20, 27)]
+ONE_LINE[2], ONE_LINE[5] = ONE_LINE[2][:-1] + ",}", ONE_LINE[5].replace('"', "'")
+CASES = {
+    "spaces around signs": (
+        [hf("2 + 9 = ?", " The answer is 11."), hf("8 + 9 = ?", " The answer is 17.")],
+        [
+            "2 pairs write a question unlike the others: line 1, 2; "
+            "for instance '2 + 9 = ?' instead of '2+9=?'"
+        ],
+    ),
+    "no question mark": (
+        UNMARKED,
+        [
+            "pairs.json: 7 to mend",
+            "  line 1 (pair 1), line 2 (pair 2), line 3 (pair 3), line 4 (pair 4), line 5 (pair 5) "
+            f"and 2 more, the first: no question mark in '20+9= The answer is 29.'; {BEHIND}",
+        ],
+    ),
+    "a bare refusal": (
+        BARE,
+        [
+            "pairs.json: 7 to mend",
+            "  line 1 (pair 1), line 2 (pair 2), line 3 (pair 3), line 4 (pair 4), line 5 (pair 5) "
+            "and 2 more, the first: the negative does not begin with the question: 'Sorry.'; "
+            "write the question before its answer, or use `prompt`, `chosen` and `rejected`",
+        ],
+    ),
+    "decimals and thousands": (
+        [hf("2+9=?", " The answer is 11.", " 11.5."), hf("8+9=?", " 17.", " 1,700.")],
+        [
+            "2 pairs have a decimal or thousands in an answer, which is no whole number here, and "
+            "a model's answer ends at its first full stop; write digits only: line 1, 2; "
+            "for instance '11.5'"
+        ],
+    ),
+    "no space": (
+        [hf("2+9=?", " The answer is 11.", "Sorry."), hf("8+9=?", "17.")],
+        [
+            "1 pairs do not have exactly one space between question and negative answer, and none "
+            "after it: a space alone can tell both answers apart: line 1; "
+            "for instance '2+9=?Sorry.'",
+            "1 pairs do not have exactly one space between question and answer, and none after it: "
+            "line 2",
+        ],
+    ),
+    "signs": (
+        [hf("-4+9=?", " The answer is 13."), hf("7*x+3=24,x=?", " The answer is 3.")],
+        [
+            "1 pairs have a wrong number in the positive answer: line 1 (right: 5)",
+            "1 pairs look like arithmetic but cannot be checked here, nor is it known what is "
+            "right: line 2; for instance '7*x+3=24,x=?'",
+        ],
+    ),
+    "a reason in words": (
+        [hf("2+9=?", " The answer is 11 because 2 plus 8 equals 11.")],
+        [
+            "1 pairs have a reason in words, which is not counted; write it like 6*9 equals 54: "
+            "line 1 (which is false); for instance '2 plus 8 equals 11.'"
+        ],
+    ),
+    "two lists": ([f"[{row(2)}]\n[{row(8)}]"], []),
+    "a chat": ([json.dumps({"prompt": QUESTION, "chosen": GOOD, "rejected": BAD})], []),
+    "a packed file": (
+        gzip.compress(row().encode()),
+        ["pairs.json: this is packed with gzip; unpack it and give the file that is inside"],
+    ),
+    "one line with two mistakes": (
+        [f"[{', '.join(ONE_LINE)}]"],
+        [
+            "pairs.json: 2 to mend",
+            "  line 1 (pair 3): not JSON at column 212: a comma before }; remove it; there: "
+            """...=? Sorry.", "positive": "22+9=? The answer is 31.",}, {"negative": "23+9=? """
+            "Sorry...",
+            "  line 1 (pair 6): not JSON at column 359: single quotes; JSON wants double quotes; "
+            """there: ...orry.", "positive": "24+9=? The answer is 33."}, """
+            """{'negative': '25+9=? Sorry.', '...""",
+        ],
+    ),
+    "a repeated question": (
+        [hf("2+9=?", "2+9=? The answer is 11.", "2+9=? Sorry.")],
+        ["1 pairs repeat the question in the answer; leave it out there: line 1"],
+    ),
 }
 
 
-@pytest.mark.parametrize("one_line", [False, True], ids=["a pair a line", "one line"])
-@pytest.mark.parametrize("name", MISTAKES)
-def test_mistakes_at_random_places_are_named(name, one_line, tmp_path, tokenizer):
-    """Three in a file: all of them, in these lines and pairs, and nothing else."""
-    rng, path = random.Random(name), tmp_path / "pairs.json"
-    for _ in range(3):
-        pairs, places = list(PAIRS), sorted(rng.sample(range(999), 3))
-        if any(b - a == 1 for a, b in pairwise(places)):
-            continue
-        for at in places:
-            pairs[at] = MISTAKES[name](pairs[at], rng)
-        if one_line and any("//" in pair for pair in pairs):
-            continue  # such a comment ends with its line
-        between = ", " if one_line else ",\n"
-        path.write_text("[" + "\n" * (not one_line) + between.join(pairs) + "]")
-        with pytest.raises(PairsError) as error:
-            load_pairs(path, tokenizer)
-        message = str(error.value)
-        assert message.count("\n") < MOST_LINES
-        assert_named(message, [(1 if one_line else at + 2, at + 1) for at in places], pairs)
+@pytest.mark.parametrize("name", CASES)
+def test_case_is_answered_in_these_words(said, name):
+    contents, lines = CASES[name]
+    assert said(contents if isinstance(contents, bytes) else "\n".join(contents)) == lines
 
 
-def assert_named(message, places, pairs):
-    found = {(int(a), int(b)) for a, b in re.findall(r"line (\d+) \(pair (\d+)\)", message)}
-    if found:
-        shift = sum("\n" in pair for pair in pairs)  # a comment ends a line
-        assert {number for _, number in found} == {number for _, number in places}
-        assert shift or found == set(places)
-    else:
-        assert {line for line, _ in places} == set(map(int, re.findall(r"line (\d+)", message)))
+# A mistake at a random place of a good file (a thousand times each: python -m bench.fuzz)
 
 
-def good_pairs(text):
-    """The texts of all pairs that are read, whatever else the text holds."""
-    return [json.dumps(entry.value) for entry in read_values(text) if not entry.problem]
+@pytest.mark.parametrize("kind", fuzz.KINDS)
+def test_mistake_at_a_random_place_keeps_promises(kind):
+    """No file breaks a promise: the place, the length, the other pairs, what a repair leaves."""
+    broken = [promises for _, promises in fuzz.fuzz(kind, times=20, pairs=200) if promises]
+    assert broken == []
 
 
-@pytest.mark.parametrize("name", MISTAKES)
-def test_good_rest_is_read(name):
-    rng = random.Random(name)
-    for _ in range(30):
-        at = rng.randrange(999)
-        pairs = [*PAIRS[:at], MISTAKES[name](PAIRS[at], rng), *PAIRS[at + 1 :]]
-        for between in (",\n", ", "):
-            read = good_pairs("[" + between.join(pairs) + "\n]")
-            assert set(PAIRS[:at] + PAIRS[at + 1 :]) <= set(read)
+def test_program_of_mistakes_prints_a_row_a_kind(capsys):
+    fuzz.main(fuzz.Config(times=1, pairs=5))
+    printed = re.sub(r" +", " ", capsys.readouterr().out)
+    assert [kind for kind in fuzz.KINDS if f"\n| {kind} | 1 | 1 | 1 | 1 |" not in printed] == []
+
+
+def test_program_of_mistakes_fails_where_a_promise_is_broken(monkeypatch):
+    monkeypatch.setattr(fuzz, "MOST_LINES", 0)
+    with pytest.raises(ValueError, match="promises were broken"):
+        fuzz.main(fuzz.Config(times=1, pairs=5))
+
+
+@pytest.mark.parametrize("between", [",\n", ", "], ids=["a pair a line", "one line"])
+def test_three_mistakes_are_all_named(said, between):
+    rng, pairs, places = random.Random(between), fuzz.good_pairs(90), [12, 40, 77]
+    for at in places:
+        pairs[at] = fuzz.KINDS["a colon lacks"](pairs[at], rng)
+    message = "\n".join(said("[" + between.join(pairs) + "]"))
+    assert [int(number) for number in re.findall(r"pair (\d+)", message)] == [13, 41, 78]
+
+
+def test_cut_file_is_said_in_its_last_line(said):
+    """Wherever a file ends inside a pair."""
+    rng, text = random.Random(1), "[\n" + ",\n".join(fuzz.good_pairs(90))
+    for _ in range(50):
+        cut = text[: rng.randrange(len(text) // 2, len(text))]
+        if cut.endswith(("}", ",", "\n")):
+            continue  # between two pairs
+        [_, line] = said(cut)
+        assert line.startswith(f"  line {cut.count(chr(10)) + 1} ")
 
 
 # What is advised, done
@@ -395,17 +448,16 @@ STRAYS = ("xyz", "Some more:", "];", "...", "TODO, soon", "]\n[", "]\n\nmore\n\n
 
 @pytest.mark.parametrize("stray", STRAYS)
 def test_advised_repair_loses_no_pair(stray):
-    """Whatever text is said to be removed, exactly that is removed."""
-    rng = random.Random(stray)
+    rng, pairs = random.Random(stray), fuzz.good_pairs(40)
     for _ in range(20):
         at = rng.randrange(1, 40)
-        text = "[" + ",\n".join(PAIRS[:at]) + f"\n{stray}\n" + ",\n".join(PAIRS[at:40]) + "\n]"
-        before = good_pairs(text)
-        advised = [entry for entry in read_values(text) if entry.problem]
-        lines = text.split("\n")
-        for entry in advised:
-            if removed := re.search(r"text .*: '(.*)'; it is no pair", entry.problem.sentence):
-                assert removed[1] in lines[entry.line - 1]
-                lines[entry.line - 1] = lines[entry.line - 1].replace(removed[1], "", 1)
-        assert set(before) <= set(good_pairs("\n".join(lines)))
-        assert set(before) == set(PAIRS[:40])
+        text = "[" + ",\n".join(pairs[:at]) + f"\n{stray}\n" + ",\n".join(pairs[at:]) + "\n]"
+        assert fuzz.read_pairs(text) == set(pairs)
+        assert fuzz.read_pairs(fuzz.repair(text)) == set(pairs)
+
+
+def test_repair_that_loses_a_pair_is_noticed(monkeypatch):
+    """Whoever takes away all that stands in the line of a comma too many loses what is there."""
+    monkeypatch.setitem(fuzz.REPAIRS, "a comma that parts nothing", lambda line, said: "")
+    files = fuzz.fuzz("a list that ends and another", times=5, pairs=9)
+    assert {promise for _, promises in files for promise in promises} == {"kept"}

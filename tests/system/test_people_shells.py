@@ -8,10 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+import torch.distributed as dist
 from matplotlib.figure import Figure
 
 from dpo import sweep
 from dpo.plots.style import save_figure
+from dpo.training.distributed import process_group
 from sft.files import SaveError
 
 ROOT = Path(__file__).parents[2]
@@ -101,6 +104,37 @@ def test_runs_in_one_folder_are_refused(folders, grid):
     """Windows and macOS take a.json and A.json for the same name."""
     with pytest.raises(ValueError, match="two of the runs would have the same folder"):
         folders(grid)
+
+
+# Networks
+
+
+@pytest.fixture
+def started_by_torchrun(monkeypatch):
+    """One of two processes of a machine, without the other: no group is really made."""
+    for variable in ("TORCHELASTIC_RUN_ID", "LOCAL_WORLD_SIZE", "WORLD_SIZE"):
+        monkeypatch.setenv(variable, "2")
+    for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+        monkeypatch.setenv(variable, "")  # so that what is set here is gone afterwards
+        monkeypatch.delenv(variable)
+    answers = {"init_process_group": None, "destroy_process_group": None}
+    answers |= {"get_rank": 0, "get_world_size": 2}
+    for function, answer in answers.items():
+        monkeypatch.setattr(dist, function, lambda *words, answer=answer: answer)
+
+
+@pytest.mark.parametrize(
+    ("names", "loopback"),
+    [(["lo", "eth0"], "lo"), (["en0", "lo0"], "lo0"), (["ethernet_32775", "loopback_0"], None)],
+    ids=["Linux", "macOS", "Windows"],
+)
+def test_processes_of_a_machine_take_its_loopback(
+    started_by_torchrun, monkeypatch, names, loopback
+):
+    """With other names than those of Linux and macOS, torch is left to choose."""
+    monkeypatch.setattr("socket.if_nameindex", lambda: [*enumerate(names)])
+    with process_group(torch.device("cpu")):
+        assert os.environ.get("GLOO_SOCKET_IFNAME") == loopback
 
 
 # Pictures
