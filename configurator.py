@@ -68,6 +68,8 @@ def configure(default, arguments: list[str]):
     for stream in (sys.stdout, sys.stderr):
         # A character that the terminal cannot show is printed as its code and stops no program.
         stream.reconfigure(errors="backslashreplace")
+    if "#" in arguments:  # a comment behind a command: the shell of Windows hands it on
+        arguments = arguments[: arguments.index("#")]
     if {"-h", "--help"} & set(arguments):
         print(help_text(default), flush=True)
         sys.exit(0)

@@ -9,6 +9,7 @@ import shutil
 import stat
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -82,7 +83,7 @@ def write_atomically(
                 replace(path, previous)
         replace(temporary, path)
     except OSError as failure:
-        Path(temporary).unlink(missing_ok=True)
+        remove(temporary)
         # If the old file has been put aside already, and nothing came in its place: put it back.
         if previous is not None and not path.exists() and previous.exists():
             replace(previous, path)
@@ -91,7 +92,7 @@ def write_atomically(
         reason = f"{path} was not written ({failure.strerror})"
         raise SaveError(f"{reason}; the old file, if any, is as it was") from None
     except BaseException:  # Ctrl-C is not an Exception
-        Path(temporary).unlink(missing_ok=True)
+        remove(temporary)
         raise
 
 
@@ -102,9 +103,19 @@ def _temporary_beside(path: Path) -> tuple[int, str]:
 
 def replace(old: str | Path, new: Path) -> None:
     """Move a file onto another in one step; on Windows, wait up to 1.5 seconds while it is open."""
+    _patiently(os.replace, old, new)
+
+
+def remove(path: str | Path) -> None:
+    """Delete a file, if there is one; on Windows, wait up to 1.5 seconds while it is open."""
+    with suppress(FileNotFoundError):
+        _patiently(os.unlink, path)
+
+
+def _patiently(action: Callable, *paths: str | Path) -> None:
     for attempt in range(TRIES):
         try:
-            return os.replace(old, new)
+            return action(*paths)
         except PermissionError:
             if attempt + 1 == TRIES:
                 raise
@@ -117,7 +128,7 @@ def check_folder(folder: Path, needed: int) -> None:
     To be called before long work, so that a full disk is found now and not at the end.
     """
     write_atomically(folder / ".room", b"\n")
-    (folder / ".room").unlink(missing_ok=True)
+    remove(folder / ".room")
     if shutil.disk_usage(folder).free < needed:
         raise SaveError(_missing_room(folder, needed, "what this run writes"))
 
@@ -148,7 +159,7 @@ def sweep(path: Path) -> None:
         try:
             if time.time() - left.stat().st_mtime > STALE_SECONDS:
                 left.unlink()
-        except FileNotFoundError:  # another process was quicker
+        except (FileNotFoundError, PermissionError):  # another process was quicker, or has it open
             pass
 
 

@@ -116,6 +116,8 @@ def process_group(device: torch.device) -> Iterator[World]:
         return
     if device.type == "mps":
         raise ValueError("several processes need --device=cpu or cuda")
+    if device.type == "cuda" and not dist.is_nccl_available():  # as on Windows
+        raise ValueError("this PyTorch has no nccl for several processes on CUDA: use --device=cpu")
     if os.environ["LOCAL_WORLD_SIZE"] == os.environ["WORLD_SIZE"]:  # one machine: nothing leaves it
         loopback = next((name for _, name in socket.if_nameindex() if name in ("lo", "lo0")), None)
         if loopback:

@@ -27,7 +27,7 @@ from sft.checkpoint.weights import (
     load_checkpoint,
     to_json_tensor,
 )
-from sft.files import SaveError, check_folder, sweep, write_atomically
+from sft.files import SaveError, check_folder, remove, sweep, write_atomically
 from sft.optimizers import Float32Muon
 
 BYTES_PER_PARAMETER = 3 * 4  # weights and both moments of AdamW, in float32
@@ -288,7 +288,7 @@ def remove_state(path: Path) -> None:
     """Delete both states, after the run has ended and its result is saved."""
     sweep(path)
     for state in (path, _previous(path)):
-        state.unlink(missing_ok=True)
+        remove(state)
 
 
 def runtime_info(

@@ -187,6 +187,10 @@ def test_help_is_printed_and_ends_the_program(capsys):
     assert capsys.readouterr().out.strip() == help_text(Config()).strip()
 
 
+def test_comment_behind_a_command_says_nothing():
+    assert configure(Config(), ["--out=here", "#", "--out=there", "and", "more"]).out == "here"
+
+
 SOURCES = [path for folder in ("dpo", "sft") for path in (ROOT / folder).glob("*.py")]
 PROGRAMS = sorted(
     f"{path.parent.name}.{path.stem}"

@@ -26,13 +26,14 @@ from tqdm import tqdm
 import dpo.training.step
 import sft.files
 import sft.train
-from dpo.plots.training import STEP_PANELS, LiveFigure
+from dpo.plots.lesson import TrainingFigure
 from dpo.train import Config, train
 from dpo.training.history import History
+from dpo.training.step import METRICS
 from sft.checkpoint.resume import ResumeError, TrainingState, read_state
 from sft.checkpoint.weights import from_json_tensor, load_checkpoint, load_model, save_checkpoint
 from sft.corpus import Corpus
-from sft.files import STALE_SECONDS, SaveError, check_folder, write_atomically
+from sft.files import STALE_SECONDS, SaveError, check_folder, remove, write_atomically
 from sft.optimizers import make_optimizers, make_schedulers
 
 ROOT = Path(__file__).parents[2]
@@ -490,6 +491,30 @@ def test_file_held_open_for_long_is_left_alone(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["dpo.pt"]
 
 
+def test_old_file_held_open_on_windows_is_waited_for_before_it_is_deleted(tmp_path, monkeypatch):
+    path, tries, real = tmp_path / "dpo.state.pt", [], os.unlink
+    path.touch()
+
+    def held_open(name):
+        tries.append(name)
+        if len(tries) < 3:
+            raise IN_USE
+        real(name)
+
+    monkeypatch.setattr(os, "unlink", held_open)
+    remove(path)
+    assert (path.exists(), len(tries)) == (False, 3)
+
+
+def test_leftover_held_open_on_windows_stops_no_save(tmp_path, monkeypatch):
+    left = tmp_path / ".dpo.pt.1.tmp"
+    left.touch()
+    os.utime(left, (0, 0))
+    monkeypatch.setattr(Path, "unlink", raising(IN_USE))
+    write_atomically(tmp_path / "dpo.pt", b"new")
+    assert (tmp_path / "dpo.pt").read_bytes() == b"new"
+
+
 # R8, R9: stopping
 
 
@@ -866,11 +891,12 @@ class BrokenHandle:
 
 def test_figure_that_fails_says_so_once(capsys):
     """R20."""
-    live = LiveFigure(10, lambda *_, **__: BrokenHandle())
+    figure = TrainingFigure(10, 0.1, (-1.0, -2.0), lambda *_, **__: BrokenHandle())
     history = History()
-    history.append(dict.fromkeys((name for lines in STEP_PANELS.values() for name in lines), 0.5))
-    live.update(history, force=True)
-    live.update(history, force=True)
+    history.append(dict.fromkeys(METRICS, 0.5))
+    for _ in range(10):
+        history.append(dict.fromkeys(METRICS, 0.5))
+        figure.update(history)
     message = "note: the figure is not drawn any more (no display)"
     assert capsys.readouterr().out.count(message) == 1
 
