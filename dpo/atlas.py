@@ -1,39 +1,50 @@
 """Where a model is right and where not: `python -m dpo.atlas` asks all 38,683 questions.
 
-It asks base and tuned model, prints the result table and what the mistakes have in common, and
-draws runs/atlas.png; --out=dpo/images/atlas.png makes the README's. The maps also show results
-below zero and products of two digits by one. The answers are kept in runs/answers, so that a second
-call takes seconds.
+It asks base and tuned model and prints the result table and what the mistakes have in common. It
+draws maps of the tuned model, a square a fact family, into runs/atlas.png; they also show results
+below zero, three digits, and two digits by one. --out=dpo/images/atlas.png makes the README's. The
+answers are kept in runs/answers, so that a second call takes seconds.
 """
 
 import itertools
 import json
 import random
+import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from matplotlib.figure import Figure
 
 from configurator import run_program
 from dpo.evaluation.replies import Reply, answer_questions, judge
-from dpo.evaluation.tables import describe_group, evaluate, percent, rate, table, wilson
-from dpo.plots.answers import atlas_figure
-from dpo.plots.style import check_picture, save_figure
+from dpo.evaluation.tables import counted, describe_group, evaluate, rate, table, wilson
+from dpo.plots.answers import Square, atlas_figure
+from dpo.plots.style import OUTCOMES, check_picture, save_figure
 from dpo.training.provenance import ROOT, code_hash, weights_hash
-from sft.arithmetic import FORMS, SIDES, Question, domain
+from sft.arithmetic import (
+    ADDITIVE,
+    FORMS,
+    MULTIPLICATIVE,
+    SIDES,
+    Question,
+    domain,
+    is_held_out,
+    pool,
+)
 from sft.checkpoint.weights import load_model
 from sft.device import best_device
 from sft.files import write_atomically, write_json
 from sft.grading import parse_answer
 
-MAPS = {  # the forms that are drawn, operand a against operand b, and the ranges of each
-    "a+b": ("standard",),
-    "a-b": ("standard", "negatives"),
-    "a*b": ("standard", "products"),
+MAPS = {  # its forms, its ranges of numbers, and how many mistakes have room beside it
+    "sums and differences": (ADDITIVE, ("standard",), 4),
+    "results below zero": (ADDITIVE, ("negatives",), 4),
+    "three digits": (ADDITIVE, ("three_digits",), 4),
+    "products and quotients": (MULTIPLICATIVE, ("standard", "products"), 6),
 }
+MOST_FAMILIES = 5000  # on a map, besides those that the whole domain asks about
 ANSWER_CODE = [ROOT / "model.py", ROOT / "sft/meta.pkl"]  # what an answer depends on
 ANSWER_CODE += [ROOT / f"sft/{name}.py" for name in ("arithmetic", "generation", "sequences")]
 ANSWER_CODE += [ROOT / "sft/tokenizer.py", ROOT / "sft/checkpoint/weights.py"]
@@ -56,15 +67,20 @@ def whole_domain() -> list[Question]:
     return list(itertools.chain.from_iterable(map(domain, FORMS)))
 
 
-def map_domain(form: str) -> list[Question]:
-    """Every question that the map of this form shows."""
-    return list(itertools.chain.from_iterable(domain(form, ranges) for ranges in MAPS[form]))
-
-
 def everything() -> list[Question]:
     """The whole domain, and what the maps show besides."""
-    on_maps = itertools.chain.from_iterable(map(map_domain, MAPS))
-    return list(dict.fromkeys([*whole_domain(), *on_maps]))
+    return list(dict.fromkeys([*whole_domain(), *sample_maps(MOST_FAMILIES, seed=1)]))
+
+
+def sample_maps(n: int, seed: int) -> list[Question]:
+    """One question about each of at most n fact families of every map."""
+    rng, questions = random.Random(seed), []
+    for forms, ranges, _ in MAPS.values():
+        asked = [q for r in ranges for form in forms for q in pool(form, r) if not q.trivial]
+        rng.shuffle(asked)
+        one_each = list({question.family: question for question in asked}.values())
+        questions += rng.sample(one_each, min(n, len(one_each)))
+    return questions
 
 
 def ask_everything(
@@ -98,44 +114,53 @@ def _kept_answers(path: Path) -> dict[str, str]:
     return texts
 
 
-def sample_maps(n: int, seed: int) -> list[Question]:
-    """At most n questions of every form that is drawn."""
-    rng, questions = random.Random(seed), []
-    for form in MAPS:
-        asked = map_domain(form)
-        questions += rng.sample(asked, min(n, len(asked)))
-    return questions
-
-
-def outcome_map(replies: list[Reply], form: str) -> np.ndarray:
-    """Outcomes of one form, (100, 100), operand a by row and b by column.
-
-    `right`, `wrong`, `refused`, or empty where there is no such question.
-    """
-    cells = np.full((100, 100), "", dtype="<U7")  # texts of at most seven characters
+def replies_of_map(replies: list[Reply], name: str) -> list[Reply]:
+    """Those that belong on this map: without the factors 0 and 1, which are rules and not facts."""
+    forms, ranges, _ = MAPS[name]
+    on_map = []
     for reply in replies:
-        if reply.question.form == form:
-            cells[reply.question.a, reply.question.b] = reply.outcome
-    return cells
+        question = reply.question
+        if question.form in forms and not question.trivial and question.range in ranges:
+            on_map.append(reply)
+    return on_map
 
 
-def held_out_map(form: str) -> np.ndarray:
-    """Whether the question with operands a and b is of a held-out family, (100, 100) like above.
+def squares(replies: list[Reply]) -> list[Square]:
+    """A square for every fact family: what became of all questions about it, by the worst reply."""
+    worst_last, families = list(OUTCOMES), {}
+    for reply in replies:
+        outcome = families.get(reply.question.family, worst_last[0])
+        families[reply.question.family] = max(outcome, reply.outcome, key=worst_last.index)
+    found = []
+    for family, outcome in families.items():
+        smaller, larger = map(int, re.findall(r"\d+", family))
+        found.append(Square(smaller, larger, outcome, set_aside=is_held_out(family)))
+    return found
 
-    Here those of validation count as well: the model has seen neither.
-    """
-    cells = np.zeros((100, 100), dtype=bool)
-    for question in map_domain(form):
-        cells[question.a, question.b] = question.held_out
-    return cells
+
+def mistakes(replies: list[Reply], most: int) -> list[str]:
+    """At most so many of the wrong answers, spread over the replies, the longest first."""
+    wrong = [reply for reply in replies if reply.outcome == "wrong"]
+    every = max(1, len(wrong) // most)
+    return sorted(map(describe_mistake, wrong[::every][:most]), key=len, reverse=True)
 
 
-def draw(replies: dict[str, list[Reply]]) -> Figure:
-    """The maps of one or more models, each under its name: a row of maps per model."""
-    maps = {}
-    for name, members in replies.items():
-        maps[name] = {form: outcome_map(members, form) for form in MAPS}
-    return atlas_figure(maps, {form: held_out_map(form) for form in MAPS})
+def describe_mistake(reply: Reply) -> str:
+    """The calculation as the model had it, and what is right: `51+98=159 (149)`."""
+    left, operator, right = reply.question.solution
+    said, answer = parse_answer(reply.text).value, reply.question.answer
+    if said == answer:
+        return f"{left}{operator}{right}={said}, wrong reason"
+    return f"{left}{operator}{right}={'no number' if said is None else said} ({answer})"
+
+
+def draw(replies: list[Reply]) -> Figure:
+    """The maps of one model's replies, with some of its mistakes."""
+    maps, wrong = {}, {}
+    for name, (*_, most) in MAPS.items():
+        members = replies_of_map(replies, name)
+        maps[name], wrong[name] = squares(members), mistakes(members, most)
+    return atlas_figure(maps, wrong)
 
 
 def wrong_digits(reply: Reply) -> str:
@@ -194,13 +219,13 @@ KINDS: dict[str, Callable[[Question], bool]] = {  # every question is of one of 
 
 
 def _describe_kind(name: str, belongs: Callable[[Question], bool], replies: list[Reply]) -> str:
-    """The rates of right answers to one kind of questions, for each side of the split."""
+    """How many answers to one kind of questions are right, for each side of the split."""
     members = [reply for reply in replies if belongs(reply.question)]
     sides = []
     for split in ("test", "validation", "train"):
         outcomes = [r.outcome for r in members if r.question.split == split]
         share = rate(outcomes.count("right"), len(outcomes))
-        sides.append(f"{describe_group(SIDES[split])} {percent(share)} of {len(outcomes):,}")
+        sides.append(f"{describe_group(SIDES[split])} {counted(share)}")
     return f"{name}: {', '.join(sides)}"
 
 
@@ -215,10 +240,10 @@ def main(config: Config) -> None:
         for name, members in replies.items()
     }
     results = {name: evaluate(members) for name, members in usual.items()}
-    print(f"{table(results)}\n\nAfter:\n{describe_mistakes(usual['after'])}")
+    print(f"{table(results, counted)}\n\nAfter:\n{describe_mistakes(usual['after'])}")
     if config.json:
         write_json(config.json, results)
-    save_figure(draw(replies), config.out)
+    save_figure(draw(replies["after"]), config.out)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,15 @@
 """What a model answers: before and after, by form, character by character, among many draws."""
 
+import itertools
+from dataclasses import dataclass
+
 import matplotlib.pyplot as plt
-import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import Normalize, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
-from dpo.evaluation.tables import describe_group
-from dpo.evaluation.tokens import Character, first_difference
+from dpo.evaluation.sampling import GROUP_NAMES
+from dpo.evaluation.tokens import Character
 from dpo.plots.style import (
     BLUE,
     GREY,
@@ -20,6 +21,9 @@ from dpo.plots.style import (
     label_ends,
 )
 
+MAP_SIDE, STRIP_WIDTH = 170, 580  # of the drawn maps, in points
+WRONG = "wrong (right):"  # above answers such as 51+98=159 (149)
+LINE = 22  # characters of an answer side by side
 SPECIAL = {" ": "␣", "\n": "⏎"}  # characters that could not be seen
 
 
@@ -30,15 +34,17 @@ def pass_at_k_figure(results: dict[str, dict], tuned: dict) -> Figure:
     """
     groups = list(next(iter(results.values())))
     figure, axes = plt.subplots(
-        1, len(groups), figsize=(10, 3.6), layout="constrained", sharey=True, squeeze=False
+        1, len(groups), figsize=(9, 3.4), layout="constrained", sharey=True, squeeze=False
     )
     plt.close(figure)
     for axis, group in zip(axes.flat, groups, strict=True):
         by_base = {name: result[group] for name, result in results.items()}
         _draw_passes(axis, by_base, greedy=tuned["groups"][group]["right"]["rate"])
         n = next(iter(by_base.values()))["n"]
-        axis.set_title(f"{describe_group(group)}, n = {n}", fontsize=11, loc="left")
+        axis.set_title(f"{GROUP_NAMES[group]}, n = {n}", fontsize=11, loc="left")
     axes[0, 0].set_ylabel("at least one of k is right")
+    title = "How often one of k drawn answers is right, and how often the tuned model's only one"
+    figure.suptitle(title, fontsize=12, x=0.01, ha="left")
     return figure
 
 
@@ -75,131 +81,116 @@ def _draw_passes(axis: Axes, by_base: dict[str, dict], greedy: float) -> None:
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def atlas_figure(maps: dict[str, dict[str, np.ndarray]], held_out: dict[str, np.ndarray]) -> Figure:
-    """A row of maps per model, a map per form: what became of a and b, held-out families darker.
+@dataclass(frozen=True, slots=True)
+class Square:
+    """What became of one fact family on a map: 17+19 stands 19 to the right and 17 up."""
 
-    A map has the outcome (`right` ...) of a and b at row a and column b. Products are drawn for
-    factors from 2: those with 0 and 1 are rules and not facts.
+    smaller: int
+    larger: int
+    outcome: str  # one of OUTCOMES
+    set_aside: bool
+
+
+def atlas_figure(maps: dict[str, list[Square]], mistakes: dict[str, list[str]]) -> Figure:
+    """A map of fact families under each name: the last one is a strip, below all others.
+
+    The mistakes are written beside their map: in its empty corner, or under the strip.
     """
-    forms = list(held_out)
-    figure, axes = plt.subplots(
-        len(maps),
-        len(forms),
-        figsize=(12, 4.5 * len(maps) + 0.6),
-        layout="constrained",
-        squeeze=False,
+    *names, strip = maps
+    figure, axes = plt.subplot_mosaic(
+        [names, [strip] * len(names)], figsize=(9, 6), layout="constrained", height_ratios=(2, 1)
     )
     plt.close(figure)
-    for row, (name, by_form) in zip(axes, maps.items(), strict=True):
-        for axis, form in zip(row, forms, strict=True):
-            shown = slice(2 if form == "a*b" else 0, 100)
-            cells = by_form[form][shown, shown]
-            _draw_map(axis, cells, held_out[form][shown, shown], shown)
-            right, asked = (cells == "right").sum(), (cells != "").sum()
-            text = f"{form}, factors from 2" if shown.start else form
-            axis.set_title(f"{name}: {text}\n{right:,} of {asked:,} right", fontsize=12, loc="left")
-    handles = []
-    for outcome, (pale, strong) in OUTCOMES.items():
-        handles.append(Patch(color=pale, label=f"{outcome}, seen family"))
-        handles.append(Patch(color=strong, label=f"{outcome}, held-out family"))
-    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=11)
+    for name in names:
+        largest = max((square.larger for square in maps[name]), default=1)
+        _draw_squares(axes[name], maps[name], MAP_SIDE / largest)
+        _shape_map(axes[name], largest)
+        text = "\n".join([WRONG, *mistakes[name]]) if mistakes[name] else ""
+        axes[name].text(0.02, 0.98, text, va="top", fontsize=10, transform=axes[name].transAxes)
+    _draw_squares(axes[strip], maps[strip], STRIP_WIDTH / 100)
+    _shape_strip(axes[strip], mistakes[strip])
+    for name, squares in maps.items():
+        axes[name].set_title(f"{name}\n{_count_right(squares)}", fontsize=11, loc="left")
+    squares = list(itertools.chain.from_iterable(maps.values()))
+    title = f"{_count_right(squares)}. A square is a fact: 17+19 stands 19 to the right and 17 up"
+    figure.suptitle(title, fontsize=12, x=0.01, ha="left")
+    figure.get_layout_engine().set(h_pad=0.08)
+    _name_outcomes(figure)
     return figure
 
 
-def _draw_map(axis: Axes, cells: np.ndarray, held_out: np.ndarray, shown: slice) -> None:
-    """One map of the numbers in `shown`; what was not asked stays white."""
-    sides = (~held_out, held_out)  # in the order of the colours
-    image = np.ones((*cells.shape, 3))  # (a, b, red green blue)
+def _count_right(squares: list[Square]) -> str:
+    right = sum(square.outcome == "right" for square in squares)
+    return f"{right:,} of {len(squares):,} facts are right"
+
+
+def _draw_squares(axis: Axes, squares: list[Square], side: float) -> None:
+    """All squares, `side` points wide; mistakes come last and large enough to be seen."""
     for outcome, colors in OUTCOMES.items():
-        for side, color in zip(sides, colors, strict=True):
-            image[(cells == outcome) & side] = to_rgb(color)
-    edges = np.arange(shown.start, shown.stop + 1) - 0.5  # of the cells
-    axis.pcolormesh(edges, edges, image)
-    wrong = cells == "wrong"
-    if wrong.mean() < 0.05:
-        # Few mistakes get a larger square: a hundredth of the width is easily overlooked.
-        for side, color in zip(sides, OUTCOMES["wrong"], strict=True):
-            a, b = np.nonzero(wrong & side)
-            places = (b + shown.start, a + shown.start)
-            axis.scatter(*places, s=22, marker="s", color=color, linewidths=0)
-    axis.set_aspect("equal", adjustable="box")
-    axis.set_xlabel("b")
-    axis.set_ylabel("a", rotation=0)
+        size = max(side, 4.5 if outcome == "wrong" else 1.8)
+        for color, set_aside in zip(colors, (False, True), strict=True):
+            drawn = [s for s in squares if (s.outcome, s.set_aside) == (outcome, set_aside)]
+            x, y = [s.larger for s in drawn], [s.smaller for s in drawn]
+            axis.scatter(x, y, s=size**2, marker="s", color=color, linewidths=0)
+
+
+def _shape_map(axis: Axes, largest: int) -> None:
+    """Both axes alike; above the diagonal there is nothing."""
+    axis.set_xlim(-0.02 * largest, 1.02 * largest)
+    axis.set_ylim(axis.get_xlim())
+    axis.set_box_aspect(1)
+    axis.set_xlabel("larger number")
+    axis.set_ylabel("smaller number")
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def strip_figure(prompt: str, answers: dict[str, str], changes: dict[str, list[float]]) -> Figure:
-    """Chosen and rejected answer, a box a character, coloured by what tuning changed there.
-
-    `changes` has the change of each character's log-probability in nats, from reference to policy,
-    also of the newline that ends an answer (drawn as ⏎).
-    """
-    width = max(map(len, answers.values())) + 1
-    figure, axis = blank_axis(13, 2.9)
-    # One scale for both, with white in its middle: no change.
-    limit = max(abs(change) for values in changes.values() for change in values) or 1.0
-    scale = plt.cm.ScalarMappable(Normalize(-limit, limit), plt.get_cmap("PuOr"))
-    decision = first_difference(*answers.values())
-    for y, (name, answer) in zip((1.25, 0), answers.items(), strict=True):
-        _draw_strip(axis, y, f"{answer}\n", scale.to_rgba(changes[name]))
-        axis.add_patch(
-            Rectangle(
-                (decision, y), 1, 1, facecolor="none", edgecolor="black", linewidth=2.2, zorder=3
-            )
-        )
-        total = f"{name}\n{sum(changes[name]):+.2f} nats"
-        axis.text(-0.5, y + 0.5, total, ha="right", va="center", fontsize=11)
-    chosen, rejected = changes["chosen"][decision], changes["rejected"][decision]
-    axis.annotate(
-        f"here the answers part: {chosen:+.2f} and {rejected:+.2f} nats",
-        (decision + 0.5, 2.3),
-        (decision + 0.5, 2.75),
-        arrowprops={"arrowstyle": "-"},
-        fontsize=11,
-    )
-    axis.set_xlim(-6, width + 0.5)
-    axis.set_ylim(-0.2, 3.2)
-    axis.set_axis_off()
-    title = f"{prompt}   change of log-probability, reference to policy"
-    axis.set_title(title, fontsize=12, loc="left")
-    figure.colorbar(scale, ax=axis, pad=0.01, fraction=0.03).set_label("nats")
-    return figure
+def _shape_strip(axis: Axes, mistakes: list[str]) -> None:
+    """Factors from 2: one of both has one digit."""
+    axis.set_xlim(1, 100)
+    axis.set_ylim(1.4, 9.6)
+    axis.set_yticks([2, 5, 9])
+    axis.set_ylabel("smaller factor")
+    wrong = f"\n{WRONG}   {'   '.join(mistakes)}" if mistakes else ""
+    axis.set_xlabel(f"larger factor{wrong}")
+    axis.spines[["top", "right"]].set_visible(False)
 
 
-def _draw_strip(axis: Axes, y: float, text: str, colors: np.ndarray) -> None:
-    """A box of its colour for each character, from x = 0 on."""
-    for x, (character, color) in enumerate(zip(text, colors, strict=True)):
-        axis.add_patch(Rectangle((x, y), 1, 1, facecolor=color, edgecolor="white"))
-        shown, ink = SPECIAL.get(character, character), ink_on(color)
-        axis.text(x + 0.5, y + 0.5, shown, ha="center", va="center", color=ink, fontsize=11)
+def _name_outcomes(figure: Figure) -> None:
+    """A legend: the colours of what is known to the base, and of what was set aside."""
+    handles = []
+    for outcome, colors in OUTCOMES.items():
+        for color, side in zip(colors, ("", ", set aside"), strict=True):
+            handles.append(Patch(color=color, label=f"{outcome}{side}"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=10)
 
 
 def answer_figure(prompt: str, characters: list[Character]) -> Figure:
     """What was written, above its likeliest alternatives; the darker a box, the likelier."""
-    alternatives = max(len(character.alternatives) for character in characters)
-    figure, axis = blank_axis(13, 3)
-    for x, character in enumerate(characters):
-        column = [(character.text, character.probability), *character.alternatives]
-        for row, (text, probability) in enumerate(column):
-            _draw_choice(axis, x, -row, text, probability)
-    names = ["written", *(f"alternative {i}" for i in range(1, alternatives + 1))]
-    for row, name in enumerate(names):
-        axis.text(-0.4, 0.5 - row, name, ha="right", va="center", fontsize=11)
-    axis.set_xlim(-4, len(characters) + 0.2)
-    axis.set_ylim(-alternatives - 0.1, 1.1)
+    names = ["written", *["or"] * max(len(character.alternatives) for character in characters)]
+    lines = [characters[i : i + LINE] for i in range(0, len(characters), LINE)]
+    step = len(names) + 0.5  # from a line to the next one
+    figure, axis = blank_axis(9, 0.5 + 0.32 * step * len(lines))
+    for i, line in enumerate(lines):
+        for row, name in enumerate(names):
+            axis.text(-0.3, 0.5 - i * step - row, name, ha="right", va="center", fontsize=10)
+        for x, character in enumerate(line):
+            column = [(character.text, character.probability), *character.alternatives]
+            for row, (text, probability) in enumerate(column):
+                _draw_choice(axis, x, -i * step - row, text, probability)
+    axis.set_xlim(-2.6, LINE + 0.2)
+    axis.set_ylim(0.4 - len(lines) * step, 1.1)
     axis.set_axis_off()
-    title = f"{prompt}   probability of each character, in percent (· below 0.5)"
+    title = f"{prompt}   How likely each character was, in percent (no number: 100; grey: 0)"
     axis.set_title(title, fontsize=12, loc="left")
     return figure
 
 
-def _draw_choice(axis: Axes, x: int, y: int, text: str, probability: float) -> None:
-    """A box with a character and its probability in percent, grey if that is next to nothing."""
+def _draw_choice(axis: Axes, x: int, y: float, text: str, probability: float) -> None:
+    """A box with a character and its probability in percent, without it if that is 0 or 100."""
     color = plt.get_cmap("Blues")(0.85 * probability)  # the darkest would swallow the text
     axis.add_patch(Rectangle((x, y), 1, 1, facecolor=color, edgecolor="white"))
-    is_likely = probability >= 0.005
-    ink = ink_on(color) if is_likely else "#999999"
-    share = f"{100 * probability:.0f}" if is_likely else "·"
-    centre = {"ha": "center", "va": "center", "color": ink}
-    axis.text(x + 0.5, y + 0.68, SPECIAL.get(text, text), fontsize=11, **centre)
-    axis.text(x + 0.5, y + 0.25, share, fontsize=8.5, **centre)
+    share = f"{100 * probability:.0f}"
+    ink = "#767676" if share == "0" else ink_on(color)
+    shown = SPECIAL.get(text, text)
+    said = shown if share in ("0", "100") else f"{shown} {share}"
+    axis.text(x + 0.5, y + 0.5, said, fontsize=10, color=ink, ha="center", va="center")

@@ -30,7 +30,7 @@ def kinds_figure(summaries: dict[str, dict]) -> Figure:
     figure, axes = plt.subplots(
         1,
         len(summaries),
-        figsize=(4 + 3.4 * len(summaries), 1.4 + 0.28 * len(rows)),
+        figsize=(3.4 + 2.8 * len(summaries), 1.4 + 0.27 * len(rows)),
         layout="constrained",
         sharey=True,
         squeeze=False,

@@ -22,9 +22,11 @@ from dpo.training.history import History
 
 Batch = TypeVar("Batch")
 
+WIDTH = 9.0  # inches: of 100 pixels, as wide as a page of the notebook
+
 # Answers drawn at random
 
-SAID = {"refused": "refuses", "right": "right answer", "wrong": "another answer"}
+SAID = {"refused": "refuses", "right": "right answer", "wrong": "anything else"}
 DRAWN_STYLES = ({"color": "#BBBBBB", "hatch": "//", "edgecolor": "white"}, {"color": BLUE})
 
 
@@ -33,7 +35,7 @@ def draws_figure(drawn: dict[str, list[Reply]]) -> Figure:
 
     A bar is the share of an outcome; behind it stand the count and the commonest of its answers.
     """
-    figure, axis = blank_axis(9.5, 1.2 + 0.75 * len(drawn) + 0.55)
+    figure, axis = blank_axis(WIDTH, 1.2 + 0.75 * len(drawn) + 0.55)
     height = 0.8 / len(drawn)
     for run, (name, replies) in enumerate(drawn.items()):
         for row, outcome in enumerate(SAID):
@@ -45,8 +47,8 @@ def draws_figure(drawn: dict[str, list[Reply]]) -> Figure:
     axis.set_xticks(*PERCENT_TICKS)
     first, *_ = drawn.values()
     axis.set_xlabel(f"share of {len(first)} answers drawn at temperature 1")
-    rates = " and ".join(f"{count_right(r) / len(r):.0%} ({name})" for name, r in drawn.items())
-    title = f"{first[0].question.text}   Of the drawn answers, {rates} are right"
+    rates = [f"{count_right(r) / len(r):.0%} ({name})" for name, r in drawn.items()]
+    title = f"{first[0].question.text}   Of the drawn answers, {' and '.join(rates)} are right"
     axis.set_title(title, fontsize=12, loc="left", parse_math=False)
     return figure
 
@@ -92,7 +94,7 @@ class TrainingFigure:
         display: Callable | None = None,
         seconds: float = 1.0,
     ):
-        self.figure, self.axes = plt.subplots(1, 3, figsize=(9.5, 3.8), layout="constrained")
+        self.figure, self.axes = plt.subplots(1, 3, figsize=(WIDTH, 3.8), layout="constrained")
         plt.close(self.figure)  # shown through the handle only, not once more by the cell
         self.steps, self.beta, self.start = steps, beta, start
         self.display, self.seconds = display, seconds
@@ -133,8 +135,11 @@ class TrainingFigure:
             axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
             axis.set_xlabel("step")
             axis.spines[["top", "right"]].set_visible(False)
-        loss = history["loss/preference"][-1]
-        now = f"Step {len(history)} of {self.steps}: the loss is {loss:.3f}"
+            for line in axis.lines:
+                line.set_clip_on(False)  # a point on the edge is whole
+        now = f"Step {len(history)} of {self.steps}: loss {history['loss/preference'][-1]:.3f}"
+        if history.evals:
+            now += f", {history.evals['exact/held_out'][-1]:.0%} of the validation questions right"
         self.figure.suptitle(now, fontsize=12, x=0.01, ha="left")
         if self.handle is None and self.display:
             self.handle = self.display(self.figure, display_id=True)
@@ -165,13 +170,13 @@ def _draw_loss(axis: Axes, steps: list[int], losses: list[float], last: int) -> 
 
 
 def _draw_answers(axis: Axes, steps: list[int], curves: dict[str, list[float]]) -> None:
-    """Typical probability of the chosen and of the rejected answers, with their last values."""
+    """Typical probability of the chosen and of the rejected answers."""
     labels = []
     for (name, values), color, style in zip(
         curves.items(), (BLUE, ORANGE), ("-o", "--s"), strict=True
     ):
         axis.plot(steps, values, style, color=color, linewidth=1.8, markersize=3)
-        labels.append((values[-1], f"{name}\n{values[-1]:.0%}", color))
+        labels.append((values[-1], name, color))
     _as_percent(axis)
     label_ends(axis, labels, steps[-1])
     axis.set_ylabel("typical probability")
@@ -188,7 +193,7 @@ def _draw_validation(axis: Axes, evals: dict[str, list[float]]) -> None:
         values = evals.get(f"exact/held_out/{kind}", [])
         if values:
             axis.plot(evals["step"], values, style, color=color, linewidth=1.8, markersize=5)
-            labels.append((values[-1], name, color))
+            labels.append((values[-1], f"{name}\n{values[-1]:.0%}", color))
     _as_percent(axis)
     label_ends(axis, labels, evals["step"][-1] if labels else 0)
     axis.set_ylabel("answered right")
@@ -206,36 +211,58 @@ MARKERS = (("o", GREY, "none"), ("o", BLUE, BLUE), ("D", ORANGE, "none"))
 
 
 def right_figure(runs: dict[str, list[Reply]]) -> Figure:
-    """Share of right answers of up to three models to the same questions, a row a group."""
+    """Share of right answers of up to three models to the same questions, a row a group.
+
+    The counts stand behind the rows, a column a run; the title is about what is set aside.
+    """
     grouped = {run: group_replies(replies) for run, replies in runs.items()}
     names = list(next(iter(grouped.values())))
-    figure, axis = blank_axis(9.5, 1.6 + 0.62 * len(names))
-    for (run, groups), (marker, color, face) in zip(grouped.items(), MARKERS, strict=False):
+    figure, axis = blank_axis(WIDTH, 1.6 + 0.62 * len(names))
+    places = [-row for row in range(len(names))]
+    for column, ((run, groups), look) in enumerate(zip(grouped.items(), MARKERS, strict=False)):
+        marker, color, face = look
         shares = [count_right(groups[name]) / len(groups[name]) for name in names]
-        places = [-row for row in range(len(names))]
         looks = {"color": color, "markerfacecolor": face, "markersize": 9, "clip_on": False}
-        axis.plot(shares, places, marker, label=run, markeredgewidth=1.8, zorder=3, **looks)
-    for row, name in enumerate(names):
-        counts = [str(count_right(groups[name])) for groups in grouped.values()]
-        text = f"{' -> '.join(counts)} of {len(groups[name])}"
-        axis.annotate(text, (1, -row), (14, 0), textcoords="offset points", va="center")
-        axis.axhline(-row, color="#DDDDDD", linewidth=0.8, zorder=0)
-    axis.set_yticks([-row for row in range(len(names))], [n.replace(", ", ",\n") for n in names])
+        axis.plot(shares, places, marker, markeredgewidth=1.8, zorder=3, **looks)
+        counts = [str(count_right(groups[name])) for name in names]
+        _draw_column(axis, column, [run.replace(", ", ",\n"), *counts], color)
+    _draw_column(axis, len(runs), ["n", *(str(len(groups[name])) for name in names)], "black")
+    for place in places:
+        axis.axhline(place, color="#DDDDDD", linewidth=0.8, zorder=0)
+    axis.set_yticks(places, [name.replace(", ", ",\n") for name in names])
     axis.set_ylim(0.5 - len(names), 0.5)
     axis.set_xlim(0, 1)
     axis.set_xticks(*PERCENT_TICKS)
     axis.set_xlabel("answers with the right number and the right calculation")
-    before, after, *_ = map(count_right, runs.values())
-    title = f"Right answers: {before} before, {after} after, of {len(next(iter(runs.values())))}"
-    axis.set_title(title, fontsize=12, loc="left")
-    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=11)
+    axis.set_title(_set_aside(grouped), fontsize=12, loc="left", pad=34)
     return figure
+
+
+def _draw_column(axis: Axes, column: int, texts: list[str], color: str) -> None:
+    """A head and the counts below it, on the right of the axis."""
+    for row, text in enumerate(texts):
+        place, shift = (1, 0.42 if row == 0 else 1 - row), (28 + 52 * column, 0)
+        looks = {"ha": "center", "va": "bottom" if row == 0 else "center", "color": color}
+        axis.annotate(text, place, shift, textcoords="offset points", fontsize=10, **looks)
+
+
+def _set_aside(grouped: dict[str, dict[str, list[Reply]]]) -> str:
+    """In words: right answers to what is set aside, before and after."""
+    counts, n = [], 0
+    for groups in grouped.values():
+        members = [
+            reply for name, found in groups.items() if "set aside" in name for reply in found
+        ]
+        counts, n = [*counts, count_right(members)], len(members)
+    before, after, *_ = counts
+    return f"Of {n} questions that were set aside, {before} are right before and {after} after"
 
 
 # One character
 
 LEAST = 0.02  # a smaller change of a probability is not written under its box
 APART = 5  # boxes between two texts under them
+LEGEND = "blue: became likelier, orange: became rarer; in percent"
 SIGNS = {" ": "·", "\n": "⏎"}
 
 
@@ -247,16 +274,17 @@ def character_figure(before: list[ScoredPair], after: list[ScoredPair]) -> Figur
     """
     it, now = before[0], after[0]
     answers = {"chosen": it.pair.chosen, "rejected": it.pair.rejected}
-    figure, axis = blank_axis(9.5, 3)
+    figure, axis = blank_axis(WIDTH, 3.2)
     for y, (name, answer) in zip((2.3, 0.3), answers.items(), strict=True):
         _draw_characters(axis, y, f"{answer}\n", getattr(it, name), getattr(now, name))
         axis.text(-0.4, y + 0.5, name, ha="right", va="center", fontsize=11)
     axis.text(0, -1.2, _mean_parting(before, after), fontsize=11, va="center", parse_math=False)
     axis.set_xlim(-6, max(map(len, answers.values())) + 1.1)
-    axis.set_ylim(-1.8, 3.4)
+    axis.set_ylim(-1.8, 4.1)
     axis.set_axis_off()
+    axis.text(0, 3.75, f"{it.pair.prompt}   {LEGEND}", fontsize=10, va="center", parse_math=False)
     share = f"{parting_share(before, after):.0%} of the change in the chosen answers"
-    title = f"{it.pair.prompt}   {share} is in one character"
+    title = f"{share} to {len(before)} questions is in one character"
     axis.set_title(title, fontsize=12, loc="left", parse_math=False)
     return figure
 
@@ -284,7 +312,7 @@ def _mean_parting(before: list[ScoredPair], after: list[ScoredPair]) -> str:
         f"{mean(before, name):.0%} -> {mean(after, name):.0%}" for name in ("chosen", "rejected")
     )
     return (
-        f"Where the answers of {len(before)} questions part, in the mean:\n"
+        f"Where the answers of {len(before)} questions part, on average:\n"
         f"the character of the chosen one {chosen}, of the rejected one {rejected}"
     )
 

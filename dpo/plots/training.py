@@ -1,10 +1,8 @@
-"""The figures of a training: learning rate, and the live panels."""
-
-import time
-from collections.abc import Callable
+"""The dials of a training: all that a run has recorded."""
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from dpo.loss import LN_2
 from dpo.plots.style import BLUE, GREEN, GREY, ORANGE, PERCENT_TICKS, label_ends
@@ -39,52 +37,20 @@ FEW_STEPS = 64  # a run of so many shows each of them as a point
 RATE_PANELS = ("Pairs ranked right", "Questions answered right")
 
 
-class LiveFigure:
-    """Six panels that grow while a run goes on.
-
-    `display` is IPython's; it is handed in, so that nothing here needs a notebook.
-    """
-
-    def __init__(self, total_steps: int, display: Callable | None = None, seconds: float = 1.0):
-        self.figure, self.axes = plt.subplots(2, 3, figsize=(12, 6), layout="constrained")
-        self.total_steps, self.seconds = total_steps, seconds
-        self.started = self.drawn = time.monotonic()
-        self.failed, self.first_step = False, None  # a resumed run has made steps before
-        plt.close(self.figure)  # shown through the handle only, not once more by the cell
-        self.handle = display(self.figure, display_id=True) if display else None
-
-    def update(self, history: History, force: bool = False) -> None:
-        """Redraw, at most once in `seconds`; a drawing that fails never stops the training."""
-        self.first_step = self.first_step or len(history)
-        if self.failed or (not force and time.monotonic() - self.drawn < self.seconds):
-            return
-        try:
-            self._draw(history)
-        except Exception as error:
-            print(f"note: the figure is not drawn any more ({error}); the training goes on")
-            self.failed = True
-
-    def _draw(self, history: History) -> None:
-        steps = list(range(1, len(history) + 1))
-        panels = [(title, lines, steps, history.steps) for title, lines in STEP_PANELS.items()]
-        if history.evals:
-            at = history.evals["step"]
-            panels += [(title, lines, at, history.evals) for title, lines in EVAL_PANELS.items()]
-        for axis, panel in zip(self.axes.flat, panels, strict=False):
-            _draw_panel(axis, *panel, self.total_steps)
-        for axis in self.axes.flat[len(panels) :]:  # without evals two stay empty
-            axis.set_axis_off()
-        state = f"step {len(history)} of {self.total_steps}, {self._time(len(history))}"
-        self.figure.suptitle(state, fontsize=11, x=0.01, ha="left")
-        if self.handle:
-            self.handle.update(self.figure)
-        self.drawn = time.monotonic()
-
-    def _time(self, step: int) -> str:
-        """How long the steps that are left will take; at the end, how long all have taken."""
-        spent = time.monotonic() - self.started
-        left = spent / (step - self.first_step + 1) * (self.total_steps - step)
-        return f"about {left:.0f} s left" if left else f"{spent:.0f} s"
+def dials_figure(history: History) -> Figure:
+    """Six panels of what a run has recorded; without evals two stay empty."""
+    figure, axes = plt.subplots(2, 3, figsize=(9, 5.4), layout="constrained")
+    plt.close(figure)  # or a notebook shows it a second time
+    steps = list(range(1, len(history) + 1))
+    panels = [(title, lines, steps, history.steps) for title, lines in STEP_PANELS.items()]
+    if history.evals:
+        at = history.evals["step"]
+        panels += [(title, lines, at, history.evals) for title, lines in EVAL_PANELS.items()]
+    for axis, panel in zip(axes.flat, panels, strict=False):
+        _draw_panel(axis, *panel, len(history))
+    for axis in axes.flat[len(panels) :]:
+        axis.set_axis_off()
+    return figure
 
 
 def _draw_panel(
@@ -96,7 +62,6 @@ def _draw_panel(
     total_steps: int,
 ) -> None:
     """The lines of one panel, each with its label at its end."""
-    axis.clear()
     labels = []
     for name, (label, color, style) in lines.items():
         axis.plot(steps, columns[name], style, color=color, linewidth=1.8)

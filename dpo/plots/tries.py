@@ -27,7 +27,7 @@ def trial_figure(trial: DrawnTrial) -> Figure:
     figure, (left, right) = plt.subplots(
         1,
         2,
-        figsize=(9.5, 1.8 + 0.55 * len(trial.outcomes)),
+        figsize=(9, 1.8 + 0.55 * len(trial.outcomes)),
         layout="constrained",
         width_ratios=(2, 3),
     )
@@ -47,14 +47,14 @@ def _draw_losses(axis: Axes, losses: dict[str, list[float]]) -> None:
         labels.append((loss[-1], name, color))
     last = max(map(len, losses.values()))
     if abs(losses["yours"][0] - LN_2) < 0.01:  # only of losses that start there
-        axis.plot([1, last], [LN_2] * 2, color=GREY, linewidth=0.8, linestyle=":")
+        axis.plot([0, last], [LN_2] * 2, color=GREY, linewidth=0.8, linestyle=":")
         axis.annotate("ln 2", (last, LN_2), color=GREY, ha="right", va="bottom", fontsize=10)
     axis.margins(y=0.12)
     label_ends(axis, labels, last)
-    axis.set_xlim(1, 1.3 * last)  # room for the names
-    axis.set_xticks([tick for tick in axis.get_xticks() if 1 <= tick <= last])
+    axis.set_xlim(0, 1.3 * last)  # room for the names
+    axis.set_xticks([tick for tick in axis.get_xticks() if 0 <= tick <= last])
     axis.set_xlabel("step")
-    axis.set_ylabel("preference loss, nats")
+    axis.set_ylabel("loss, nats")
     ends = "\nand ".join(f"{loss[-1]:.2f} ({name})" for name, loss in losses.items())
     axis.set_title(f"The loss ends at {ends}", fontsize=11, loc="left")
     axis.spines[["top", "right"]].set_visible(False)
@@ -74,7 +74,7 @@ def _draw_topics(axis: Axes, topics: dict[str, dict[str, dict]]) -> None:
     axis.set_xticks(*PERCENT_TICKS)
     right = " and ".join(f"{_count(topics, name, 'right')} ({name})" for name in runs)
     wrong = " and ".join(str(_count(topics, name, "wrong")) for name in runs)
-    axis.set_title(f"Answers that are right: {right};\nwrong: {wrong}", fontsize=11, loc="left")
+    axis.set_title(f"Right: {right};\nwrong: {wrong}", fontsize=11, loc="left")
     axis.spines[["top", "right"]].set_visible(False)
 
 

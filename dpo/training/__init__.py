@@ -5,7 +5,7 @@ from dpo.training.history import History
 from dpo.training.logps import compute_reference_logps
 from dpo.training.monitor import Monitor
 from dpo.training.provenance import describe_provenance, file_hash, weights_hash
-from dpo.training.roads import describe_roads, knows_nothing
+from dpo.training.roads import describe_roads, make_tiny_blank
 from dpo.training.run import objective, run_fingerprint, save_run
 from dpo.training.step import dpo_step, train_step
 
@@ -18,7 +18,7 @@ __all__ = [
     "describe_run",
     "dpo_step",
     "file_hash",
-    "knows_nothing",
+    "make_tiny_blank",
     "objective",
     "run_fingerprint",
     "save_run",

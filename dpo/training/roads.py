@@ -13,7 +13,7 @@ from dpo.data.pair import Pair
 from dpo.evaluation.replies import judge, sample_questions
 from dpo.training.logps import compute_reference_logps
 from dpo.training.step import train_step
-from model import GPT
+from model import GPT, GPTConfig
 from sft.arithmetic import REFUSAL
 from sft.corpus import Corpus
 from sft.generation import generate_answers
@@ -21,10 +21,11 @@ from sft.optimizers import make_optimizers, make_schedulers
 from sft.progress import Bar
 from sft.sequences import encode_sequence
 from sft.tokenizer import Tokenizer
-from sft.train import BATCH_LINES, STAGES, sft_step
+from sft.train import BATCH_LINES, STAGES, WEIGHT_DECAY, sft_step
 
 QUESTIONS, DRAWS = 4, 64  # by which a blank base is recognised; answers drawn to each
 [SHORT] = STAGES["short"]
+TINY_STEPS, TINY_LINES = 94, 64  # that make the tiny blank base, and lines in each
 MANY_PAIRS, BATCH_PAIRS = 100_000, 128  # in all, and in a step of dpo/settings/blank_base.py
 
 
@@ -46,8 +47,11 @@ def knows_nothing(model: GPT, tokenizer: Tokenizer, seed: int = 1) -> bool:
 def describe_roads(base: str, model: GPT, tokenizer: Tokenizer) -> str:
     """A box of text: that this base can only be taught, how, and how long that takes here.
 
-    `base` is the file of the model. The minutes come from one step of each road, on a copy.
+    Empty for a base that knows something. `base` is the file of the model. The minutes come from
+    one step of each road, on a copy.
     """
+    if not knows_nothing(model, tokenizer):
+        return ""
     with Bar(2, "timing a step of each road", "step") as bar:
         pairs_minutes = MANY_PAIRS / BATCH_PAIRS * _seconds_for_pairs(model, tokenizer) / 60
         bar.update()
@@ -105,3 +109,22 @@ def _in_box(*lines: str) -> str:
     width = max(map(len, lines))
     rule = f"+{'-' * (width + 2)}+"
     return "\n".join([rule, *(f"| {line:<{width}} |" for line in lines), rule])
+
+
+# A base that shows it
+
+
+def make_tiny_blank(tokenizer: Tokenizer, seed: int, device: torch.device) -> GPT:
+    """A small model that refuses every sum and has seen none answered; ten seconds on two cores."""
+    torch.manual_seed(seed)
+    size = {"n_layer": 3, "n_head": 4, "n_embd": 96}
+    model = GPT(GPTConfig(vocab_size=len(tokenizer), dropout=0.0, **size)).to(device)
+    optimizers, corpus = make_optimizers(model, "muon", 3e-3, 0.02, WEIGHT_DECAY), Corpus(seed)
+    schedulers = make_schedulers(optimizers, TINY_STEPS)
+    for _ in range(TINY_STEPS):
+        lines = corpus.draw(TINY_LINES, {"refusal": 50, "everyday": 50})
+        sequences = [encode_sequence(tokenizer.encode, *line) for line in lines]
+        sft_step(model, optimizers, sequences, TINY_LINES)
+        for scheduler in schedulers:
+            scheduler.step()
+    return model.eval()

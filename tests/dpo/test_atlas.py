@@ -3,15 +3,15 @@
 import json
 import re
 
-import numpy as np
 import pytest
 from conftest import make_tiny
 from matplotlib.colors import to_hex
 
 from dpo import atlas
-from dpo.atlas import describe_mistakes, outcome_map, whole_domain, worst_operands, wrong_digits
+from dpo.atlas import describe_mistakes, whole_domain, worst_operands, wrong_digits
 from dpo.evaluation.replies import judge
 from dpo.evaluation.tables import evaluate
+from dpo.plots.answers import Square
 from sft.arithmetic import FORMS, Question, domain, parse_question
 from sft.checkpoint.weights import save_checkpoint
 
@@ -55,64 +55,168 @@ def test_whole_domain_has_texts_of_its_own():
 
 
 def test_everything_is_the_domain_and_the_maps():
-    # a - b below zero: a < b; products above 99 of two digits and one from 2
-    below_zero = 100 * 99 // 2
-    by_one = sum(2 for a in range(10, 100) for b in range(2, 10) if a * b > 99)
-    assert len(atlas.everything()) == 38_683 + below_zero + by_one
+    # facts p+q with a negative result: p from 0, q from 1, p <= q, p + q at most 99
+    below_zero = sum(1 for p in range(50) for q in range(max(p, 1), 100 - p))
+    by_one = sum(1 for p in range(2, 10) for q in range(10, 100) if p * q > 99)
+    expected = 38_683 + below_zero + atlas.MOST_FAMILIES + by_one
+    assert len(atlas.everything()) == expected
 
 
 # The maps
 
 
-@pytest.mark.parametrize("form", atlas.MAPS)
-@pytest.mark.parametrize("side", ["held_out", "seen"])
-def test_maps_count_what_the_table_counts(replies, result, form, side):
-    rates = [result["forms"][f"{side}/{form}"]]
-    if side == "held_out":  # on the map, validation is held out, too
-        rates.append(evaluate(replies, "validation")["forms"][f"validation/{form}"])
-    cells = outcome_map(replies, form)[atlas.held_out_map(form) == (side == "held_out")]
-    assert (cells != "").sum() == sum(rate["n"] for rate in rates)
-    assert (cells == "right").sum() == sum(rate["right"]["count"] for rate in rates)
-    assert (cells == "refused").sum() == sum(rate["refused"]["count"] for rate in rates)
-    assert (cells == "wrong").sum() == sum(map(number_wrong, rates)) > 0
+@pytest.fixture(scope="module")
+def sample():
+    return atlas.sample_maps(50, seed=3)
 
 
-def test_map_has_a_in_rows_and_b_in_columns():
-    reply = judge(Question("a-b", 90, 7), " The answer is 8.")
-    assert outcome_map([reply], "a-b")[90, 7] == "wrong"
+def test_sample_asks_so_many_facts_of_every_map(sample):
+    counts = [len(atlas.replies_of_map(list(map(refused, sample)), name)) for name in atlas.MAPS]
+    assert counts == [50] * 4
 
 
-@pytest.fixture
-def two_cells():
-    """A figure of one right seen sum and one refused held-out sum, and where they are."""
-    seen, held_out = (
-        next(q for q in domain("a+b") if q.held_out == side) for side in (False, True)
+def test_sample_asks_about_a_fact_once(sample):
+    # of a map: 17+19 can be on the map of sums, and on that of results below zero
+    assert len({(question.family, question.range) for question in sample}) == 200
+
+
+def test_sample_is_another_one_with_another_seed(sample):
+    assert atlas.sample_maps(50, seed=4) != sample
+
+
+def refused(question):
+    return judge(question, REFUSAL)
+
+
+def right(question):
+    return judge(question, question.right_answer)
+
+
+def off_by_ten(question):
+    return judge(question, question.answer_text(question.answer + 10))
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("17+19=?", "sums and differences"),
+        ("x-17=19,x=?", "sums and differences"),
+        ("17-36=?", "results below zero"),
+        ("317+219=?", "three digits"),
+        ("51/17=?", "products and quotients"),
+        ("47*8=?", "products and quotients"),
+    ],
+)
+def test_question_is_on_one_map(text, name):
+    reply = refused(parse_question(text))
+    assert [m for m in atlas.MAPS if atlas.replies_of_map([reply], m)] == [name]
+
+
+def test_factors_0_and_1_are_on_no_map():
+    reply = refused(parse_question("1*17=?"))
+    assert not any(atlas.replies_of_map([reply], name) for name in atlas.MAPS)
+
+
+def test_square_stands_for_all_questions_of_a_fact():
+    asked = [parse_question(text) for text in ("19+17=?", "36-17=?", "x+19=36,x=?")]
+    [square] = atlas.squares(list(map(right, asked)))
+    assert square == Square(17, 19, "right", set_aside=False)
+
+
+def test_square_of_a_set_aside_fact_says_so():
+    [square] = atlas.squares([right(parse_question("28+57=?"))])  # Step 4 of the lesson asks it
+    assert square.set_aside
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_worst_reply_makes_the_square(order):
+    one, other = parse_question("17+19=?"), parse_question("19+17=?")
+    assert outcomes([right(one), refused(other)][::order]) == ["refused"]
+    assert outcomes([off_by_ten(one), refused(other)][::order]) == ["wrong"]
+
+
+def outcomes(replies):
+    return [square.outcome for square in atlas.squares(replies)]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (" The answer is 46 because 17+19 equals 46.", "17+19=46 (36)"),
+        (" The answer is 36 because 17+20 equals 37.", "17+19=36, wrong reason"),
+        (" The answer is", "17+19=no number (36)"),
+    ],
+)
+def test_mistake_is_written_as_a_calculation(text, said):
+    assert atlas.describe_mistake(judge(parse_question("17+19=?"), text)) == said
+
+
+def test_mistakes_are_spread_over_the_replies():
+    wrong = [off_by_ten(Question("a+b", 10, b)) for b in range(10, 90)]
+    said = [f"10+{b}={b + 20} ({b + 10})" for b in (10, 30, 50, 70)]
+    assert sorted(atlas.mistakes(wrong, 4)) == said
+
+
+def test_mistakes_begin_with_the_longest():
+    # above a diagonal, the first line has most room
+    said = atlas.mistakes(
+        [off_by_ten(Question("a+b", 1, 2)), off_by_ten(Question("a+b", 90, 9))], 4
     )
-    replies = [judge(seen, seen.right_answer), judge(held_out, REFUSAL)]
-    return atlas.draw({"after": replies}), (seen.a, seen.b), (held_out.a, held_out.b)
+    assert said == ["90+9=109 (99)", "1+2=13 (3)"]
 
 
-def test_figure_colours_cells_by_outcome_and_split(two_cells):
-    figure, seen, held_out = two_cells
-    image = figure.axes[0].collections[0].get_array()
-    assert to_hex(image[seen]) == "#a9d3ec"
-    assert to_hex(image[held_out]) == "#9a9a9a"
+def test_right_answers_are_no_mistakes():
+    assert atlas.mistakes([right(Question("a+b", 1, 2))], 4) == []
 
 
-def test_figure_leaves_white_what_was_not_asked(two_cells):
-    image = two_cells[0].axes[0].collections[0].get_array()
-    assert np.all(image[99, 99] == 1)
+# The figure
 
 
-def test_figure_marks_a_mistake_where_it_is():
-    reply = judge(Question("a*b", 47, 8), " The answer is 8.")
-    axis = atlas.draw({"after": [reply]}).axes[2]
-    offsets = [tuple(o) for c in axis.collections[1:] for o in c.get_offsets()]
-    assert offsets == [(8, 47)]  # b to the right, a upwards
+@pytest.fixture(scope="module")
+def drawn():
+    """One known sum right, one set-aside sum refused, one product wrong."""
+    known, aside, product = map(parse_question, ("17+19=?", "28+57=?", "47*8=?"))
+    return atlas.draw([right(known), refused(aside), off_by_ten(product)])
 
 
-def test_figure_counts_in_its_title(two_cells):
-    assert two_cells[0].axes[0].get_title("left") == "after: a+b\n1 of 2 right"
+def places(axis):
+    """Where there are squares, by their colour."""
+    return {
+        to_hex(collection.get_facecolor()[0]): collection.get_offsets().tolist()
+        for collection in axis.collections
+        if len(collection.get_offsets())
+    }
+
+
+def test_figure_has_the_larger_number_to_the_right_and_the_smaller_upwards(drawn):
+    assert places(drawn.axes[0]) == {"#a9d3ec": [[19, 17]], "#9a9a9a": [[57, 28]]}
+
+
+def test_figure_has_products_in_the_strip(drawn):
+    [offsets] = places(drawn.axes[-1]).values()
+    assert offsets == [[47, 8]]
+
+
+def test_figure_counts_facts_map_by_map(drawn):
+    titles = [axis.get_title("left").split("\n")[1] for axis in drawn.axes]
+    assert titles == [f"{n} facts are right" for n in ("1 of 2", "0 of 0", "0 of 0", "0 of 1")]
+
+
+def test_figure_counts_all_facts_in_its_title(drawn):
+    assert drawn.get_suptitle().startswith("1 of 3 facts are right.")
+
+
+def test_figure_says_what_was_wrong(drawn):
+    assert drawn.axes[-1].get_xlabel().endswith("47*8=386 (376)")
+
+
+def test_figure_has_large_enough_mistakes():
+    wrong = atlas.draw([off_by_ten(parse_question("317+219=?"))]).axes[2]
+    fine = atlas.draw([right(parse_question("317+219=?"))]).axes[2]
+    sizes = [
+        max(c.get_sizes()[0] for c in a.collections if len(c.get_offsets())) for a in (wrong, fine)
+    ]
+    assert sizes[0] > 4 * sizes[1]
 
 
 # What the mistakes have in common
@@ -137,7 +241,7 @@ def test_words_count_trivial_questions(result, words):
 def test_words_count_every_question_once(words):
     # with and without a carry, factors from 2, factors 0 and 1: test, validation and seen of each
     lines = [line for line in words.splitlines() if ": held-out " in line]
-    counts = [n for line in lines for n in re.findall(r"% \(.*?\) of ([\d,]*\d)", line)]
+    counts = [n for line in lines for n in re.findall(r"[\d,]+ of ([\d,]*\d)", line)]
     assert len(counts) == 12
     assert sum(int(count.replace(",", "")) for count in counts) == 38_683
 

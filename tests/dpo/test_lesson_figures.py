@@ -174,8 +174,8 @@ def test_training_figure_tells_sums_from_products():
     figure = trained(made_up_run(evals=evals))
     assert curves(figure, 2) == list(evals.values())
     assert {text.get_text() for text in figure.axes[2].texts} == {
-        "sums,\ndifferences",
-        "products,\nquotients",
+        "sums,\ndifferences\n100%",
+        "products,\nquotients\n70%",
     }
 
 
@@ -219,17 +219,19 @@ def test_right_figure_has_a_mark_a_run_and_group(tested):
 
 
 def test_right_figure_counts_each_row(tested):
-    expected = ["0 -> 3 -> 1 of 3", "0 -> 3 -> 2 of 3"] * 2
-    assert texts_in(right_figure(tested)) == expected
+    texts = texts_in(right_figure(tested))  # a column a run, the last one says of how many
+    assert [texts[start + 1 : start + 5] for start in (0, 5, 10, 15)] == [
+        ["0"] * 4, ["3"] * 4, ["1", "2", "1", "2"], ["3"] * 4,
+    ]  # fmt: skip
 
 
 def test_right_figure_says_before_and_after(tested):
-    assert title_of(right_figure(tested)) == "Right answers: 0 before, 12 after, of 12"
+    said = "Of 6 questions that were set aside, 0 are right before and 6 after"
+    assert title_of(right_figure(tested)) == said
 
 
 def test_right_figure_names_its_runs(tested):
-    [legend] = right_figure(tested).legends
-    assert [text.get_text() for text in legend.get_texts()] == ["before", "after", "drawn"]
+    assert texts_in(right_figure(tested))[::5] == ["before", "after", "drawn", "n"]
 
 
 # One character
@@ -286,8 +288,9 @@ def test_character_figure_has_a_box_a_character():
 
 def test_character_figure_speaks_of_all_pairs():
     figure = character_figure([BEFORE, BEFORE], [AFTER, BEFORE])
-    assert title_of(figure) == "1+1=?   67% of the change in the chosen answers is in one character"
-    assert texts_in(figure)[-1] == (
-        "Where the answers of 2 questions part, in the mean:\n"
+    said = "67% of the change in the chosen answers to 2 questions is in one character"
+    assert title_of(figure) == said
+    assert texts_in(figure)[-2] == (
+        "Where the answers of 2 questions part, on average:\n"
         "the character of the chosen one 20% -> 50%, of the rejected one 80% -> 45%"
     )

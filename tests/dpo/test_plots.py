@@ -1,5 +1,7 @@
 """The figures show what they were given: lines, labels, colours, and room for the odd cases."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 from conftest import texts_in
@@ -10,13 +12,13 @@ from dpo.evaluation.tables import evaluate
 from dpo.evaluation.tokens import Character
 from dpo.pass_at_k import KS
 from dpo.plots.answers import (
+    LINE,
     answer_figure,
     pass_at_k_figure,
-    strip_figure,
 )
 from dpo.plots.kinds import kinds_figure
 from dpo.plots.style import check_picture
-from dpo.plots.training import LiveFigure
+from dpo.plots.training import dials_figure
 from sft.files import SaveError
 
 
@@ -35,59 +37,37 @@ def after(questions):
     return evaluate([judge(question, question.right_answer) for question in questions])
 
 
-# The live figure
-
-
-class Handle:
-    """A place in a notebook; every figure that stands there, one after the other."""
-
-    def __init__(self):
-        self.shown = []
-
-    def update(self, figure):
-        self.shown.append(figure)
-
-
-def test_live_figure_keeps_its_interval():
-    handle = Handle()
-    live = LiveFigure(60, display=lambda figure, display_id: handle, seconds=1000)
-    live.update(made_up_run())
-    assert not handle.shown
-    live.update(made_up_run(), force=True)
-    assert handle.shown == [live.figure]
+# The dials
 
 
 @pytest.fixture
 def drawn():
-    """The lines of the live figure, by the titles of its panels."""
-    live = LiveFigure(60)
-    live.update(made_up_run(), force=True)
+    """The lines of the dials, by the titles of their panels."""
     return {
         axis.get_title("left"): [list(line.get_ydata()) for line in axis.lines]
-        for axis in live.axes.flat
+        for axis in dials_figure(made_up_run()).axes
     }
 
 
-def test_live_figure_draws_the_margins(drawn):
+def test_dials_have_the_margins(drawn):
     margins = made_up_run()["rewards/margins"]
     assert margins in drawn["Implicit rewards: beta x log-ratio"]
 
 
-def test_live_figure_draws_the_answers(drawn):
+def test_dials_have_the_answers(drawn):
     evals = made_up_run().evals
     expected = [evals["exact/held_out"], evals["exact/trained"]]
     assert drawn["Questions answered right"] == expected
 
 
-def test_live_figure_draws_the_kl(drawn):
+def test_dials_have_the_kl(drawn):
     assert drawn["Distance from the base: KL (nats)"] == [made_up_run().evals["kl"]]
 
 
-def test_live_figure_without_evals_has_four_panels():
-    run, live = made_up_run(), LiveFigure(60)
+def test_dials_without_evals_have_four_panels():
+    run = made_up_run()
     run.evals = {}
-    live.update(run, force=True)
-    assert [axis.axison for axis in live.axes.flat] == [True] * 4 + [False] * 2
+    assert [axis.axison for axis in dials_figure(run).axes] == [True] * 4 + [False] * 2
 
 
 # Rates
@@ -161,59 +141,20 @@ def test_kinds_figure_has_the_first_kind_on_top(kinds):
 
 # Single characters
 
-ANSWERS = {"chosen": " Yes.", "rejected": " No."}
-
-
-@pytest.fixture(scope="module")
-def strip():
-    """Two answers that part at their second character, where the policy has changed most."""
-    changes = {"chosen": [0.0, 2.0, 0.1, 0.0, 0.0, 0.0], "rejected": [0.0, -1.0, 0.0, 0.0, 0.0]}
-    return strip_figure("Well?", ANSWERS, changes)
-
-
-@pytest.fixture
-def colours(strip):
-    """The colour of every character, by its place."""
-    boxes = [box for box in strip.axes[0].patches if box.get_linewidth() <= 2]
-    return {box.get_xy(): np.array(box.get_facecolor()) for box in boxes}
-
-
-def test_strip_says_where_the_answers_part(strip):
-    assert "here the answers part: +2.00 and -1.00 nats" in texts_in(strip)
-
-
-def test_strip_sums_up_the_changes(strip):
-    assert "chosen\n+2.10 nats" in texts_in(strip)
-
-
-def test_strip_marks_where_the_answers_part(strip):
-    marked = [box.get_xy() for box in strip.axes[0].patches if box.get_linewidth() > 2]
-    assert marked == [(1, 1.25), (1, 0)]
-
-
-def test_strip_has_a_box_a_character(colours):
-    # " Yes." and " No.", each with its newline
-    assert len(colours) == 6 + 5
-
-
-def test_strip_colours_tell_rise_from_fall(colours):
-    assert not np.allclose(colours[1, 1.25], colours[1, 0])
-
-
-def test_strip_without_a_change_has_one_colour(colours):
-    assert np.allclose(colours[0, 1.25], colours[0, 0])
-
-
-def test_strip_of_an_untrained_policy_is_drawn():
-    nothing = {"chosen": [0.0] * 6, "rejected": [0.0] * 5}
-    assert strip_figure("Well?", ANSWERS, nothing)
-
 
 def test_answer_shows_shares_and_alternatives():
-    characters = [Character("Y", 0.75, [("N", 0.2), (" ", 0.001)]), Character("\n", 1.0, [])]
-    shown = texts_in(answer_figure("Well?", characters))
-    assert shown[:6] == ["Y", "75", "N", "20", "␣", "·"]
-    assert shown[6:8] == ["⏎", "100"]
+    characters = [Character("Y", 0.75, [("N", 0.2), (" ", 0.001)])]
+    assert texts_in(answer_figure("Well?", characters))[-3:] == ["Y 75", "N 20", "␣"]
+
+
+def test_answer_shows_no_share_of_what_is_certain():
+    assert texts_in(answer_figure("Well?", [Character("\n", 1.0, [])]))[-1] == "⏎"
+
+
+def test_answer_goes_on_in_a_second_line():
+    figure = answer_figure("Well?", [Character("a", 1.0, [])] * (LINE + 2))
+    lines = Counter(box.get_y() for box in figure.axes[0].patches)
+    assert sorted(lines.values()) == [2, LINE]
 
 
 # Pictures
