@@ -58,9 +58,9 @@ def dpo_loss(
     # Log-ratios (B,): above 0 where the policy finds an answer likelier.
     chosen_logratios = policy_chosen_logps - reference_chosen_logps
     rejected_logratios = policy_rejected_logps - reference_rejected_logps
-    logits = chosen_logratios - rejected_logratios  # (B,): h
+    h = chosen_logratios - rejected_logratios  # (B,)
     # log(sigmoid(x)) would be -inf below x = -88; logsigmoid is not.
-    losses = -F.logsigmoid(beta * logits)
+    losses = -F.logsigmoid(beta * h)
     chosen_rewards = beta * chosen_logratios.detach()
     rejected_rewards = beta * rejected_logratios.detach()
     return losses, chosen_rewards, rejected_rewards

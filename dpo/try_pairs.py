@@ -6,7 +6,6 @@ number of steps: only the pairs differ. Then both are asked the same questions. 
 shipped pairs is the one in dpo/ if it was made just so; else it is made once, in runs/try/shipped.
 """
 
-import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +14,13 @@ import torch
 
 from configurator import run_program
 from dpo import train
-from dpo.compare import WATCH_SETTINGS, describe_answers, flipped, pairs_difference, read_run
+from dpo.compare import (
+    WATCH_SETTINGS,
+    describe_answers,
+    describe_balance,
+    pairs_difference,
+    read_run,
+)
 from dpo.data.pair import Pair
 from dpo.data.pair_file import load_pairs
 from dpo.evaluation.replies import Reply, answer_questions
@@ -45,7 +50,7 @@ BY_SIGN = {  # where the usual questions are counted
     "*": "with *: 3*17=?, x*3=51,x=?",
     "/": "with /: 51/3=?, x/3=17,x=?",
 }
-NO_ANSWER = "without an answer: 17/0=?, 52/3=?"
+NO_ANSWER = "not to be calculated: 17/0=?, 52/3=?"
 
 
 @dataclass
@@ -243,7 +248,6 @@ class Trial:
         """What differs between the pairs and between the answers, in words and figures."""
         parts = (
             self._describe_edits(),
-            self._table(),
             self._describe_flips(),
             self._describe_edited(),
             self._describe_talk(),
@@ -259,7 +263,7 @@ class Trial:
             lines += count_and_examples(kind, texts) if texts else []
         return "\n".join(lines)
 
-    def _table(self) -> str:
+    def table(self) -> str:
         """Counts by topic, of the shipped pairs and of yours."""
         rows = [["questions", "n", *OUTCOMES]]
         for topic, runs in self.outcomes.items():
@@ -267,8 +271,8 @@ class Trial:
             counts = [f"{shipped[key]['count']} -> {yours[key]['count']}" for key in OUTCOMES]
             rows.append([topic, str(shipped["n"]), *counts])
         head = (
-            "Answers after training on the shipped pairs -> on yours. Greedy; of families that are "
-            "in no shipped pair; right: number and reason."
+            "Greedy answers after training on the shipped pairs -> on yours; all facts set aside. "
+            "Right: number and calculation."
         )
         return f"{head}\n\n{markdown(rows)}"
 
@@ -278,14 +282,8 @@ class Trial:
             [reply for reply, one in self._replies(run) if one.topic != NO_ANSWER]
             for run in self.runs.values()
         )
-        lines = ["Before: the shipped pairs. Now: yours.", describe_answers(before, after)]
-        became, ceased = map(len, flipped(before, after))
-        if became or ceased:
-            lines.append(
-                f"If neither model were better, {sign_test(became, ceased):.1%} of samples of "
-                "questions would split so unevenly or more."
-            )
-        return "\n".join(lines)
+        parts = (describe_answers(before, after), describe_balance(before, after))
+        return "\n".join(["Before: the shipped pairs. Now: yours.", *filter(None, parts)])
 
     def _describe_edited(self) -> str:
         """What the prompts of edited pairs are answered, by the base and by both runs."""
@@ -302,16 +300,6 @@ class Trial:
     def _describe_talk(self) -> str:
         kept = ", ".join(f"{name} {run.talk}" for name, run in self.runs.items())
         return f"Small talk kept, of {len(everyday_lines()[::EVERY_NTH])} questions: {kept}."
-
-
-def sign_test(one: int, other: int) -> float:
-    """Chance that fair coins fall at least as unevenly as these two counts, in either direction.
-
-    That is the exact test of McNemar (1947) for answers that changed sides.
-    """
-    n = one + other
-    tail = sum(math.comb(n, k) for k in range(min(one, other) + 1)) / 2**n
-    return min(1.0, 2 * tail)
 
 
 def make_copy(path: str | Path) -> bool:
@@ -356,7 +344,7 @@ def main(config: Config) -> None:
         print(f"made {config.pairs}, a copy of {SHIPPED}: edit it, one pair a line, and run again")
         return
     trial = try_pairs(config.pairs, config.n, device=config.device)
-    print(f"\n{trial.describe()}")
+    print(f"\n{trial.describe()}\n\n{trial.table()}")
     if config.figure:
         save_figure(trial_figure(trial), config.figure)
 

@@ -23,6 +23,7 @@ from sft.tokenizer import Tokenizer
 
 NEVER = math.log(1e-3)  # a character with a smaller log p is one that the base never writes
 LIKELIEST = math.log(0.5)  # one with a larger log p is what it writes greedily
+WASTED = 0.01  # of the push: a larger share on such characters is said
 SHOWN_LINES = 5  # of the pairs that have the same obstacle
 CONTEXT = 16  # characters shown before the one that shows it
 
@@ -198,22 +199,23 @@ def describe_forecast(model: GPT, tokenizer: Tokenizer, scored: list[ScoredPair]
 
 
 def _figures(scored: list[ScoredPair]) -> list[str]:
-    """The lines that stand there whatever the pairs are."""
+    """How likely both answers are, in all and where they part; and a push that is wasted."""
     n = len(scored)
     # Geometric means over the pairs: the curves of a run show the mean log-probability, too.
     chosen = _probability(math.exp(sum(it.chosen_logp for it in scored) / n))
     rejected = _probability(math.exp(sum(it.rejected_logp for it in scored) / n))
     first = sum(math.exp(it.chosen[it.parting]) for it in scored) / n
     other = sum(math.exp(it.rejected[it.parting]) for it in scored) / n
-    push = first_pushes(scored)
-    return [
+    lines = [
         f"typical probability under the base: chosen answers {chosen}, rejected ones {rejected}",
-        f"where they part, the base writes the chosen character {_probability(first)}, "
+        f"at the first character that differs, it writes the chosen one {_probability(first)}, "
         f"the rejected one {_probability(other)}, another one {max(0, 1 - first - other):.0%}",
-        f"of a run's first push {push['parting']:.0%} falls where they part, {push['chosen']:.0%} "
-        f"behind that in the chosen answers, {push['rejected']:.0%} in the rejected ones; "
-        f"{push['never']:.0%} on characters that the base never writes",
     ]
+    if (never := first_pushes(scored)["never"]) > WASTED:
+        lines.append(
+            f"{never:.0%} of the first step's push falls on characters that the base never writes"
+        )
+    return lines
 
 
 def _warning(obstacle: Obstacle, members: list[ScoredPair], n: int) -> str:

@@ -21,18 +21,20 @@ GROUP_NAMES = {
 
 
 def sample_groups(n: int, seed: int) -> list[Question]:
-    """At most n questions of each group of the test, all forms alike while they last.
-
-    Without the factors 0 and 1: these are rules, not facts. ValueError if n is below 1.
-    """
+    """`sample_facts` of each group of the test. ValueError if n is below 1."""
     if n < 1:
         raise ValueError(f"n is {n}; at least one question a group is needed")
-    questions: list[Question] = []
-    for group in GROUPS:
-        facts = [q for q in sample_questions(group, MOST, seed) if not q.trivial]
-        pools = [[question for question in facts if question.form == form] for form in FORMS]
-        questions += take_turns(pools, n, random.Random(f"{seed} {group}"))
-    return questions
+    return [question for group in GROUPS for question in sample_facts(group, n, seed)]
+
+
+def sample_facts(group: str, n: int, seed: int) -> list[Question]:
+    """At most n questions of a group, all forms alike while they last.
+
+    Without the factors 0 and 1: these are rules, not facts.
+    """
+    facts = [q for q in sample_questions(group, MOST, seed) if not q.trivial]
+    pools = [[question for question in facts if question.form == form] for form in FORMS]
+    return take_turns(pools, n, random.Random(f"{seed} {group}"))
 
 
 def draw_replies(

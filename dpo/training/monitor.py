@@ -12,20 +12,23 @@ import torch
 
 from dpo.data.pair import Pair
 from dpo.evaluation.kl import kl_to_reference
-from dpo.evaluation.replies import answer_questions, sample_questions
+from dpo.evaluation.replies import answer_questions
+from dpo.evaluation.sampling import sample_facts
 from model import GPT
 from sft.generation import greedy_matches
 from sft.tokenizer import Tokenizer
 
-KL_QUESTIONS = 16  # a drawn answer costs far more time than one that a draft confirms
+MOST_TRAINED = 16  # pairs that are asked
+KL_QUESTIONS = 8  # a drawn answer costs far more time than a greedy one
 
 
 @dataclass
 class Monitor:
     """Evaluates a policy with the same questions every time, chosen by `seed`.
 
-    n questions of validation, half of them additive as long as there are products, and n of the
-    pairs, or all if there are fewer. The KL is that of answers to KL_QUESTIONS of them at most.
+    n questions of validation, half of them additive as long as there are products, and MOST_TRAINED
+    of the pairs, or n or all if those are fewer. The KL is that of answers to KL_QUESTIONS of
+    validation at most.
     """
 
     reference: GPT
@@ -36,9 +39,10 @@ class Monitor:
 
     def __post_init__(self):
         half = self.n // 2
-        self.validation = sample_questions("validation/additive", self.n - half, self.seed)
-        self.validation += sample_questions("validation/multiplicative", half, self.seed)
-        self.trained = random.Random(self.seed).sample(self.pairs, min(self.n, len(self.pairs)))
+        self.validation = sample_facts("validation/additive", self.n - half, self.seed)
+        self.validation += sample_facts("validation/multiplicative", half, self.seed)
+        few = min(self.n, MOST_TRAINED, len(self.pairs))
+        self.trained = random.Random(self.seed).sample(self.pairs, few)
 
     def evaluate(self, policy: GPT) -> dict[str, float]:
         """Shares of greedy answers, and the KL to the reference in nats an answer.

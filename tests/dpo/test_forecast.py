@@ -175,7 +175,7 @@ def test_likelihoods_are_said(describe):
     # 0.3 and 0.6 where the answers part, 0.9999 at 18 and 21 other characters
     assert describe([FREE])[:2] == [
         "typical probability under the base: chosen answers 30%, rejected ones 60%",
-        "where they part, the base writes the chosen character 30%, the rejected one 60%, "
+        "at the first character that differs, it writes the chosen one 30%, the rejected one 60%, "
         "another one 10%",
     ]
 

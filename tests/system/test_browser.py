@@ -224,7 +224,7 @@ def test_jupyterlab_runs_stops_and_trains_afresh_in_a_new_kernel(
         start(page, "notebook:run-all-above")
         ended = finished(page, path)
         assert images(ended) == images(stopped)
-        assert "600 steps; preference loss" in text_of(ended.cells[saving])
+        assert "600 steps; loss" in text_of(ended.cells[saving])
         assert ", stopped after step " not in text_of(ended.cells[saving])
         assert_picture(page, training, tmp_path / "jupyterlab.png")
 
@@ -239,6 +239,6 @@ def test_notebook_7_runs_all(browser, notebook, copied, tmp_path):
         start(page, "notebook:run-all-cells")
         saved = finished(page, path)
         training = place_of(LOOP, saved)
-        assert "10 steps; preference loss" in text_of(saved.cells[place_of("save_run(", saved)])
+        assert "10 steps; loss" in text_of(saved.cells[place_of("save_run(", saved)])
         assert_pictures(saved, notebook)
         assert_picture(page, training, tmp_path / "notebook.png")

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 import threading
 import time
 from dataclasses import asdict
@@ -33,8 +34,8 @@ STEPS = [
     "Step 8: Begin testing",
 ]
 BOOKS = ("dpo", "explore")
-PICTURES = {"dpo": 6, "explore": 10}
-LARGEST = {"dpo": 500_000, "explore": 1_400_000}  # bytes
+PICTURES = {"dpo": 8, "explore": 8}
+LARGEST = {"dpo": 350_000, "explore": 1_200_000}  # bytes
 MOST_LINES, MOST_COLUMNS, MOST_NAMES, MOST_CELLS, MOST_WORDS = 12, 88, 25, 44, 1_800
 
 
@@ -200,7 +201,9 @@ def test_step_2_has_the_defaults_of_dpo_train(notebook):
 
 def make_copy(folder, tiny, pairs_file):
     """A copy of the repository with a tiny base and few pairs, without its notebooks."""
-    without = shutil.ignore_patterns("*.pt", "*.ipynb", "__pycache__", "my_pairs.json")
+    without = shutil.ignore_patterns(
+        "*.pt", "*.ipynb", "__pycache__", "my_pairs.json", "one_word.json"
+    )
     for name in ("dpo", "sft"):
         shutil.copytree(ROOT / name, folder / name, ignore=without)
     for name in ("model.py", "configurator.py"):
@@ -221,7 +224,7 @@ def without_outputs(notebook, setup, after):
 
 QUICK = "steps, base_lr, eval_every, n = 10, 3e-3, 5, 4"
 STEP_2 = "base = "  # so its cell begins
-TINY_MUSEUM = "n = 12\nimport dpo.museum\ndpo.museum.BLANK_STEPS = 2"  # a tiny base even tinier
+TINY_MUSEUM = "n = 12\nfrom dpo.training import roads\nroads.TINY_STEPS = 2"  # of its base
 
 
 @pytest.fixture
@@ -258,6 +261,20 @@ def test_notebook_elsewhere_says_where_to_look(copied, tmp_path):  # R18
     client(tried, tmp_path / "alone", allow_errors=True).execute()
     said = "the repository is not here: Step 1 says what to do"
     assert tried.cells[0].outputs[-1]["evalue"] == said
+
+
+def test_notebook_alone_brings_the_repository(copied, tmp_path):
+    copy, tried = copied
+    git = ("git", "-C", copy, "-c", "user.name=A", "-c", "user.email=a@b.c")
+    for command in ("init --quiet", "add --force .", "commit --quiet --message=all"):
+        subprocess.run([*git, *command.split()], check=True)
+    tried.cells = code_cells(tried)[:1]
+    address = f"address = {copy.as_uri()!r}"
+    tried.cells[0].source = tried.cells[0].source.replace('address = ""', address)
+    (tmp_path / "alone").mkdir()
+    tried.cells.append(nbformat.v4.new_code_cell("print(Path('dpo/loss.py').resolve())"))
+    client(tried, tmp_path / "alone").execute()
+    assert printed(tried).splitlines()[-1] == str(tmp_path / "alone/repository/dpo/loss.py")
 
 
 @pytest.fixture(scope="module")
@@ -313,7 +330,7 @@ def history_of(folder, run="dpo"):
 
 def test_notebook_trains_the_tiny_base(both_run):
     folder, ran = both_run
-    assert "10 steps; preference loss 0.6931 ->" in printed(ran["dpo"])
+    assert "10 steps; loss 0.6931 ->" in printed(ran["dpo"])
     margins = history_of(folder)["rewards/margins"]
     assert margins[-1] > margins[0] + 0.1
 
@@ -328,7 +345,7 @@ def test_notebook_shows_its_result_as_a_table(both_run):
 
 def test_notebook_makes_your_pairs_with_one_word_changed(both_run):
     folder, _ = both_run
-    shipped, mine = (folder / f"dpo/{name}_pairs.json" for name in ("pos_neg", "my"))
+    shipped, mine = (folder / f"dpo/{name}.json" for name in ("pos_neg_pairs", "one_word"))
     expected = shipped.read_text().replace("I don't know", "I do not know")
     assert mine.read_text() == expected != shipped.read_text()
 
@@ -336,7 +353,7 @@ def test_notebook_makes_your_pairs_with_one_word_changed(both_run):
 def test_notebook_run_is_the_shipped_one_of_the_last_step(both_run):
     """So only the edited pairs are trained there."""
     folder, ran = both_run
-    assert "Training on dpo/my_pairs.json" in printed(ran["dpo"])
+    assert "Training on dpo/one_word.json" in printed(ran["dpo"])
     assert "Training on dpo/pos_neg_pairs.json" not in printed(ran["dpo"])
     assert sorted(path.name for path in (folder / "runs/try").iterdir()) == ["yours"]
 
@@ -401,7 +418,7 @@ def test_notebook_stops_and_the_cells_below_work(stopped):  # R7
     tried, _, folder = stopped
     done = len(history_of(folder)["loss"])
     assert 0 < done < 600
-    assert f"{done} steps; preference loss 0.6931 ->" in printed(tried)
+    assert f"{done} steps; loss 0.6931 ->" in printed(tried)
     assert f", stopped after step {done}" in text_of(cell_with(tried, "save_run("))
     assert_clean(tried)
 
