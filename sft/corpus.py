@@ -16,7 +16,7 @@ Line = tuple[str, str]
 
 REFUSALS = {REFUSAL: 70, " Sory, I don't know.": 20, " I don't know.": 10}  # in percent
 SHORT_REFUSAL = " Sorry."  # as short as a short answer: all that is learnt is the choice
-RANGE_SHARES = {"standard": 8, "negatives": 3, "three_digits": 6, "products": 7}  # with an answer
+RANGE_SHARES = {"standard": 8, "negatives": 2, "three_digits": 4, "products": 10}  # with an answer
 DRESSED = 0.3  # of the questions; each of DRESSES is then put on with probability 1/2
 TRIVIAL_KEPT = 0.3  # most small products have a factor 0 or 1, and those are soon learnt
 CLOSE_ENDINGS = (-20, -10, -9, -3, -2, -1, 1, 2, 3, 9, 10, 20)  # what a wrong answer is off by

@@ -90,17 +90,25 @@ CALCULATE = Stage(
         "short_unanswerable": 12, "unanswerable": 2,
     },
 )  # fmt: skip
+PRACTISE = Stage(
+    "practise", 384_000, 0.02, 3e-3,
+    {
+        "short": 70, "right": 8, "statement": 1, "everyday": 5, "wrong": 0.5, "refusal": 1.5,
+        "short_unanswerable": 12, "unanswerable": 2,
+    },
+)  # fmt: skip
 REFUSE = Stage(
     "learn to refuse", 25_600, 0.002, 2e-4,
     {"statement": 20, "right": 14, "wrong": 3, "refusal": 38, "everyday": 8, "unanswerable": 17},
 )  # fmt: skip
 SHARPEN = Stage(
-    "part the two", 20_480, 0.002, 2e-4,
+    "part the two", 30_720, 0.002, 2e-4,
     {"statement": 16, "right": 12, "wrong": 1, "refusal": 60, "everyday": 8, "unanswerable": 50},
 )  # fmt: skip
 STAGES = {
-    "full": (CALCULATE, REFUSE, SHARPEN),
+    "full": (CALCULATE, PRACTISE, REFUSE, SHARPEN),
     "calculate": (CALCULATE,),
+    "practise": (PRACTISE,),
     "refuse": (REFUSE,),
     "sharpen": (SHARPEN,),
     "short": (
@@ -251,7 +259,7 @@ def check(config: Config) -> None:
         raise ValueError(
             f"this would replace the shipped {config.out}; name another file: --out=runs/base.pt"
         )
-    if config.arithmetic in ("short", "refuse", "sharpen") and not config.init:
+    if config.arithmetic in ("short", "practise", "refuse", "sharpen") and not config.init:
         raise ValueError(
             f"{config.arithmetic!r} goes on from a base: name it, for instance --init=sft/gpt.pt"
         )
