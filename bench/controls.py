@@ -3,42 +3,36 @@
 The first table asks whether it is the preference that counts: the default run of `dpo.train` stands
 beside plain fine-tuning on the chosen answers (SFT), the assignment's hint, SFT before DPO, pairs
 whose two answers are swapped at random, and no training. The second one asks what only a preference
-can do: DPO and SFT on the same lines, of four sorts. About half an hour on two CPU cores. Stop it
-when you like: runs that ended are kept in runs/controls and not repeated. Prints both tables and
-writes runs/controls/results.json.
+can do: DPO and SFT on the same lines, of four sorts.
 """
 
 import copy
-import json
 import random
-import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from pathlib import Path
 
 import torch
 
-from bench.report import hardware, median_and_spread
+from bench.report import median_and_spread
+from bench.results import Measurement, print_result
 from dpo.data.batches import batches, tokenize_pairs
 from dpo.data.pair import Pair
 from dpo.data.pair_file import load_pairs
 from dpo.evaluation.kl import kl_to_reference
 from dpo.evaluation.replies import answer_questions, judge, sample_questions
 from dpo.evaluation.retention import measure_retention
-from dpo.evaluation.tables import markdown, rate, wilson
+from dpo.evaluation.tables import markdown, rate
 from dpo.formats import ask_kinds, outcomes, sample_kind, summarise_kinds
 from dpo.make_pairs import draw_questions
 from dpo.train import Config
 from dpo.training.logps import compute_reference_logps
-from dpo.training.provenance import file_hash
-from dpo.training.run import objective, result_settings
+from dpo.training.run import objective
 from dpo.training.step import train_step
 from model import GPT
 from sft.arithmetic import REFUSAL, Question, families_in, is_held_out
 from sft.checkpoint.weights import load_model
 from sft.device import autocast, best_device
-from sft.files import write_json
 from sft.generation import generate_answers
 from sft.grading import parse_answer
 from sft.optimizers import make_optimizers, make_schedulers
@@ -46,11 +40,11 @@ from sft.progress import Bar
 from sft.tokenizer import Tokenizer
 from sft.unanswerable import draw_unanswerable
 
-FOLDER = Path("runs/controls")
 SEEDS = (1, 2, 3, 4, 5)  # of the order of the pairs, of what is swapped, of the lines made here
+FEWER = SEEDS[:3]  # of the second table
 # Questions, always the same: of a held-out group, of each kind, for the KL, of a kind in the second
 # table; and answers drawn among which a model's own mistakes are looked for.
-ASKED = {"group": 300, "kind": 40, "kl": 100, "lines": 200, "drawn": 256}
+ASKED = {"group": 150, "kind": 8, "kl": 32, "lines": 50, "drawn": 256}
 QUESTION_SEED = 1
 
 # What a run is trained in: stages, each with the settings that are not the default run's.
@@ -129,7 +123,7 @@ def swap_at_random(pairs: list[Pair], seed: int) -> list[Pair]:
 # The first table
 
 
-def measure(policy: GPT, tokenizer: Tokenizer, n: int, n_kind: int) -> dict[str, dict]:
+def measure_shares(policy: GPT, tokenizer: Tokenizer, n: int, n_kind: int) -> dict[str, dict]:
     """Shares of greedy answers, with intervals.
 
     Asked are at most n questions of each held-out group of the test, all small talk, and n_kind
@@ -151,7 +145,7 @@ def run_control(base: GPT, tokenizer: Tokenizer, name: str, config: Config) -> d
     if name == SWAPPED:
         pairs = swap_at_random(pairs, config.seed)
     policy = tune(base, tokenizer, pairs, config, CONTROLS[name])
-    shares = measure(policy, tokenizer, ASKED["group"], ASKED["kind"])
+    shares = measure_shares(policy, tokenizer, ASKED["group"], ASKED["kind"])
     asked = [q.text for q in sample_questions("held_out/additive", ASKED["kl"], QUESTION_SEED)]
     generator = torch.Generator().manual_seed(QUESTION_SEED)
     return {"shares": shares, "kl": kl_to_reference(policy, base, tokenizer, asked, generator)}
@@ -320,26 +314,11 @@ def experiments_table(results: dict[str, list[dict]]) -> str:
         counts = [run["pairs"] for run in runs]
         start = "the default run" if EXPERIMENTS[name].after_default else "the base"
         size = f"{min(counts)} to {max(counts)} pairs like {runs[0]['first']}"
-        notes.append(f"{name}: from {start}, {size}")
+        notes.append(f"{name}: from {start}, {len(runs)} seeds, {size}")
     return "\n".join([markdown(rows), "", *notes])
 
 
 # All runs
-
-
-def ingredients(config: Config, asked: dict[str, int]) -> dict:
-    """What a result depends on, but for the code."""
-    files = {"base": file_hash(config.base), "pairs": file_hash(config.pairs)}
-    return {"settings": result_settings(asdict(config)), "files": files, "asked": asked}
-
-
-def kept(path: Path, made_of: dict, run: Callable[[], dict]) -> dict:
-    """What `run` gives, or what it gave in an earlier call for just these ingredients."""
-    result = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    if result.get("made_of") != made_of:
-        result = {"made_of": made_of, "hardware": hardware(), **run()}
-        write_json(path, result)
-    return result
 
 
 def run_all(
@@ -349,38 +328,31 @@ def run_all(
     results: dict[str, list[dict]] = {name: [] for name in seeds}
     with Bar(sum(map(len, seeds.values())), "controls", "run") as bar:
         for name, its_seeds in seeds.items():
-            bar.show(now=name)
             for seed in its_seeds:
-                own, slug = replace(config, seed=seed), re.sub(r"\W+", "_", f"{name} {seed}")
-                made_of, path = ingredients(own, ASKED), FOLDER / f"{slug}.json"
-                results[name].append(kept(path, made_of, partial(run, name, own)))
+                results[name].append(run(name, replace(config, seed=seed)))
                 bar.update()
     return results
 
 
-def least_certain(n: int) -> str:
-    """The 95 % interval of one half: that of any other share of n questions is narrower."""
-    low, high = wilson(n / 2, n)
-    return f"± {50 * (high - low):.1f} points at n = {n:,}"
-
-
-def main() -> None:
+def measure() -> dict[str, dict]:
+    """What came of every run of both tables, by name and seed."""
     config = Config()
     base, tokenizer = load_model(config.base, best_device(config.device))
     seeds = {name: SEEDS if stages else SEEDS[:1] for name, stages in CONTROLS.items()}
     controls = run_all(partial(run_control, base, tokenizer), seeds, config)
-    seeds = dict.fromkeys(EXPERIMENTS, SEEDS)
+    seeds = dict.fromkeys(EXPERIMENTS, FEWER)
     experiments = run_all(partial(run_experiment, base, tokenizer), seeds, config)
-    widest = ", ".join(least_certain(ASKED[name]) for name in ("group", "lines"))
-    print(
-        f"{hardware()}; {config.steps} steps of {config.batch_size} pairs; greedy answers, drawn "
-        "ones at temperature 1\n"
-        "median (lowest to highest) of the seeds, all asked the same questions; the 95 % interval "
-        f"of a single share is at most {widest}\n\n"
-        f"{controls_table(controls)}\n\n{experiments_table(experiments)}"
-    )
-    write_json(FOLDER / "results.json", {"controls": controls, "experiments": experiments})
+    return {"controls": controls, "experiments": experiments}
 
+
+def render(values: dict[str, dict]) -> dict[str, str]:
+    return {
+        "table": controls_table(values["controls"]),
+        "lines": experiments_table(values["experiments"]),
+    }
+
+
+MEASUREMENT = Measurement("controls", "python -m bench.controls", measure, render, 11)
 
 if __name__ == "__main__":
-    main()
+    print_result(MEASUREMENT)

@@ -2,7 +2,7 @@
 
 Seconds to load a checked checkpoint, beside a bare `torch.load`, and to save a training state. The
 shipped base, and a file of the course's layout and size (weights and optimizer state). Medians of
-five calls in turn. Prints a table and writes runs/loading.json.
+five calls in turn.
 """
 
 import time
@@ -11,13 +11,13 @@ from pathlib import Path
 
 import torch
 
-from bench.report import hardware, median_and_spread
+from bench.report import median_and_spread
+from bench.results import Measurement, print_result
 from dpo.evaluation.tables import markdown
 from dpo.training.history import History
 from model import GPTConfig
 from sft.checkpoint.resume import TrainingState
 from sft.checkpoint.weights import load_checkpoint, load_model
-from sft.files import write_json
 from sft.optimizers import make_optimizers, make_schedulers
 
 BASE = Path("sft/gpt.pt")
@@ -50,7 +50,8 @@ def seconds(call: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def main() -> None:
+def measure() -> dict:
+    """Seconds of every call, and the megabytes of its file."""
     first = seconds(lambda: load_checkpoint(BASE))  # with what is only done once
     state = trained_state(Path("runs/loading/state.pt"))
     write_course_file(state)
@@ -67,13 +68,19 @@ def main() -> None:
     for _ in range(ROUNDS):
         for name, (_, call) in calls.items():
             times[name].append(seconds(call))
-    rows = [["what", "file, MB", "seconds (range)"]]
-    for name, (path, _) in calls.items():
-        megabytes = f"{path.stat().st_size / 1e6:.1f}"
-        rows.append([name.strip(), megabytes, median_and_spread(times[name], digits=2)])
-    print(f"\n{hardware()}; the very first load {first:.2f} s\n\n{markdown(rows)}")
-    write_json("runs/loading.json", {"hardware": hardware(), "first": first, "seconds": times})
+    sizes = {name: path.stat().st_size / 1e6 for name, (path, _) in calls.items()}
+    return {"first": first, "seconds": times, "megabytes": sizes}
 
+
+def render(values: dict) -> dict[str, str]:
+    rows = [["what", "file, MB", "seconds, median (lowest to highest)"]]
+    for name, seconds in values["seconds"].items():
+        megabytes = f"{values['megabytes'][name]:.1f}"
+        rows.append([name.strip(), megabytes, median_and_spread(seconds, digits=2)])
+    return {"table": markdown(rows), "first": f"{values['first']:.2f}"}
+
+
+MEASUREMENT = Measurement("loading", "python -m bench.loading", measure, render, 0.5, of_base=False)
 
 if __name__ == "__main__":
-    main()
+    print_result(MEASUREMENT)

@@ -1,8 +1,7 @@
 """Questions answered a second, ours against the course's `generate`: `python -m bench.sampling`.
 
 Greedy answers of the tuned model (of the base, if there is none) to the same questions of the
-domain. The systems take turns and must give the same answers. Prints a table and writes
-runs/sampling.json.
+domain. The systems take turns and must give the same answers.
 """
 
 import random
@@ -13,11 +12,11 @@ from pathlib import Path
 import torch
 
 from bench import assignment
-from bench.report import hardware, median_and_spread, ratio
+from bench.report import median_and_spread, ratio
+from bench.results import Measurement, print_result
 from dpo.evaluation.tables import markdown
 from sft.arithmetic import FORMS, domain
 from sft.checkpoint.weights import load_model
-from sft.files import write_json
 from sft.generation import MAX_NEW_TOKENS, generate_answers
 
 ROUNDS = 5
@@ -25,7 +24,8 @@ SLOWEST = "the course's generate"
 QUESTIONS = {SLOWEST: 16, "ours": 512, "ours, right answers as drafts": 512}  # in a round
 
 
-def main() -> None:
+def measure() -> dict[str, list[float]]:
+    """Questions a second of every system and round."""
     path = next(path for path in ("dpo/dpo.pt", "sft/gpt.pt") if Path(path).exists())
     model, tokenizer = load_model(path)
     questions = [question for form in FORMS for question in domain(form)]
@@ -57,14 +57,17 @@ def main() -> None:
             rates[name].append(n / (time.perf_counter() - started))
         common = {tuple(given[: QUESTIONS[SLOWEST]]) for given in answers.values()}
         assert len(common) == 1, "the systems answer differently"
-    rows = [["system", "questions/s, median (lowest to highest)", "ratio"]]
-    for name, values in rates.items():
-        rows.append([name, median_and_spread(values), ratio(values, rates[SLOWEST])])
-    print(f"{path}, greedy, {ROUNDS} rounds, {hardware()}\n\n{markdown(rows)}")
-    write_json(
-        "runs/sampling.json", {"model": path, "hardware": hardware(), "questions_per_second": rates}
-    )
+    return rates
 
+
+def render(values: dict[str, list[float]]) -> dict[str, str]:
+    rows = [["system", "questions/s, median (lowest to highest)", "ratio"]]
+    for name, rates in values.items():
+        rows.append([name, median_and_spread(rates), ratio(rates, values[SLOWEST])])
+    return {"table": markdown(rows)}
+
+
+MEASUREMENT = Measurement("sampling", "python -m bench.sampling", measure, render, 2, of_base=False)
 
 if __name__ == "__main__":
-    main()
+    print_result(MEASUREMENT)

@@ -1,64 +1,63 @@
-"""Elicit or teach? DPO with and without an NLL term, on two bases: `python -m bench.two_bases`.
+"""Elicit or teach? The same pairs on the shipped and on a blank base: `python -m bench.two_bases`.
 
-All runs are on 3,072 pairs. The blank base is made first if it is not there (some minutes). Prints
-a table and writes runs/two_bases.json.
+The blank base has seen questions only with a refusal behind them. It is made first if it is not
+there, in some minutes.
 """
 
-import platform
 from pathlib import Path
 
-import torch
-
-from bench.large import large_run, pairs_file
+from bench.results import Measurement, print_result
 from dpo.evaluation.replies import answer_questions, sample_domain
 from dpo.evaluation.tables import describe_group, evaluate, markdown, percent
-from dpo.train import train
+from dpo.train import Config, train
 from sft import train as base_training
-from sft.files import write_json
 from sft.tokenizer import load_tokenizer
 
-BLANK = Path("runs/blank.pt")
-# A base that has never seen a sum needs far larger steps: Muon at a high rate, three passes.
-TEACH = {"base": str(BLANK), "optimizer": "muon", "muon_lr": 0.02, "base_lr": 2e-3, "epochs": 3}
+BLANK, SHORT = Path("runs/blank.pt"), Path("runs/results/blank.pt")
+EFFORT = 0.2  # of making SHORT, which this measures: to refuse takes few lines
+N = 200  # questions a group
+# A base that has never seen a sum needs far larger steps: Muon at a high rate.
+TEACH = {"base": str(SHORT), "optimizer": "muon", "muon_lr": 0.02, "base_lr": 2e-3}
 RUNS = {
-    "shipped base, pure DPO": {"nll_coef": 0.0},
-    "shipped base, DPO + NLL": {"nll_coef": 0.2},
-    "blank base, pure DPO": {"base": str(BLANK), "nll_coef": 0.0},
-    "blank base, pure DPO, large steps": TEACH | {"nll_coef": 0.0},
+    "shipped base, DPO": {},
+    "blank base, DPO": {"base": str(SHORT)},
+    "blank base, DPO, large steps": TEACH,
     "blank base, DPO + NLL, large steps": TEACH | {"nll_coef": 1.0},
 }
 
 
-def make_blank() -> None:
-    """Make the blank base, unless it is there."""
-    if not BLANK.exists():
-        base_training.make_base(base_training.Config(out=str(BLANK), arithmetic="none"))
+def make_blank(path: Path = BLANK, effort: float = 1.0) -> None:
+    """Make a blank base, unless it is there."""
+    if not path.exists():
+        settings = {"out": str(path), "arithmetic": "none", "effort": effort}
+        base_training.make_base(base_training.Config(**settings))
 
 
-def runs_table(results: dict[str, dict]) -> str:
-    """The table of sft/README.md: right answers of every run."""
-    groups = list(next(iter(results.values()))["groups"])
-    rows = [["run", "last preference loss", *map(describe_group, groups)]]
-    for name, result in results.items():
-        right = (percent(result["groups"][group]["right"]) for group in groups)
-        rows.append([name, f"{result['loss']:.3f}", *right])
+def measure() -> dict[str, dict]:
+    """The last preference loss and the right answers by group, of every run."""
+    make_blank(SHORT, EFFORT)
+    tokenizer, results, questions = load_tokenizer(), {}, sample_domain(N, seed=1)
+    for name, settings in RUNS.items():
+        policy, history = train(Config(**settings, out="runs/two_bases", eval_every=0))
+        groups = evaluate(answer_questions(policy.eval(), tokenizer, questions))["groups"]
+        right = {group: figures["right"] for group, figures in groups.items()}
+        results[name] = {"loss": history["loss/preference"][-1], "right": right}
+    return results
+
+
+def runs_table(values: dict[str, dict]) -> str:
+    """A row per run: its last loss, and its right answers."""
+    groups = next(iter(values.values()))["right"]
+    heads = [f"{describe_group(group)}, n = {share['n']:,}" for group, share in groups.items()]
+    rows = [["run", "last preference loss", *heads]]
+    for name, run in values.items():
+        rows.append([name, f"{run['loss']:.3f}", *map(percent, run["right"].values())])
     return markdown(rows)
 
 
-def main() -> None:
-    make_blank()
-    tokenizer, results, questions = load_tokenizer(), {}, sample_domain(1200, seed=1)
-    for name, settings in RUNS.items():
-        print(f"\n{name}: {settings}")
-        out = f"runs/{name.replace(' ', '_').replace(',', '')}"
-        common = {"pairs": pairs_file(3072, "base"), "out": out, "eval_every": 0}
-        policy, history = train(large_run(**common | settings))
-        result = evaluate(answer_questions(policy.eval(), tokenizer, questions))
-        results[name] = {"settings": settings, "loss": history["loss/preference"][-1], **result}
-    threads = f"{torch.get_num_threads()} threads"
-    print(f"\ntorch {torch.__version__}, {platform.machine()}, {threads}\n\n{runs_table(results)}")
-    write_json("runs/two_bases.json", results)
-
+MEASUREMENT = Measurement(
+    "two_bases", "python -m bench.two_bases", measure, lambda v: {"table": runs_table(v)}, 4
+)
 
 if __name__ == "__main__":
-    main()
+    print_result(MEASUREMENT)

@@ -18,6 +18,7 @@ from sft.checkpoint.weights import Checkpoint, load_checkpoint, load_model, save
 from sft.corpus import everyday_lines
 from sft.sequences import collate_sequences, encode_sequence
 from sft.tokenizer import load_tokenizer
+from sft.unanswerable import KINDS
 
 # In the background of a script interrupts are ignored, and children inherit that; some tests are
 # about interrupts.
@@ -36,6 +37,11 @@ TINY = {
     "bias": False,
 }
 SUMS = ((1, 2), (3, 4), (15, 6), (27, 48), (9, 9), (30, 31), (5, 0), (12, 13))
+
+
+def pytest_xdist_auto_num_workers(config):
+    """No worker for a single file, which one would run alone; else as many as xdist finds cores."""
+    return 0 if len(config.args) == 1 and ".py" in config.args[0] else None
 
 
 @pytest.fixture(scope="session")
@@ -185,6 +191,14 @@ def teach(model, tokenizer, prompts, answers, steps=150):
         optimizer.zero_grad()
         model(batch.inputs, targets)[1].backward()
         optimizer.step()
+
+
+def make_terse(tokenizer):
+    """A tiny model that says " 5." or less to whatever it is asked, and so is quick to ask."""
+    model = make_tiny()
+    prompts = [kind.example for kind in KINDS.values()] + [f"{a}+{b}=?" for a, b in SUMS]
+    teach(model, tokenizer, prompts, [" 5."] * len(prompts), steps=60)
+    return model
 
 
 def shorten_small_talk(monkeypatch):

@@ -6,7 +6,7 @@ from itertools import combinations
 
 import pytest
 import torch
-from conftest import same_bits, texts_in
+from conftest import make_terse, same_bits, texts_in
 
 from dpo import border, train
 from dpo.border import (
@@ -23,7 +23,7 @@ from dpo.evaluation.replies import judge
 from dpo.evaluation.tables import rate
 from dpo.formats import FORMATS, WITHOUT_ANSWER, ask_kinds, sample_kind
 from dpo.plots.kinds import border_figure, odds_figure
-from sft.checkpoint.weights import load_model
+from sft.checkpoint.weights import load_model, save_checkpoint
 from sft.knowledge import refusal_log_odds
 
 ALL = [*FORMATS, *WITHOUT_ANSWER]
@@ -181,12 +181,18 @@ def test_a_run_says_nothing(tiny_config, capsys):
 
 
 @pytest.fixture(scope="module")
-def written(tiny_folder, tmp_path_factory):
+def terse_files(tokenizer, tiny_folder):
+    """Settings of the border: a terse base and the tiny pairs."""
+    save_checkpoint(tiny_folder / "terse.pt", make_terse(tokenizer))
+    return {"base": str(tiny_folder / "terse.pt"), "pairs": str(tiny_folder / "pairs.json")}
+
+
+@pytest.fixture(scope="module")
+def written(terse_files, tmp_path_factory):
     """What the program writes into its file, and the pictures it draws."""
     folder = tmp_path_factory.mktemp("border")
     names = {"json": "b.json", "figure": "curve.png", "odds_figure": "odds.png"}
-    files = {setting: str(folder / name) for setting, name in names.items()}
-    files |= {"base": str(tiny_folder / "base.pt"), "pairs": str(tiny_folder / "pairs.json")}
+    files = {setting: str(folder / name) for setting, name in names.items()} | terse_files
     border.main(border.Config(**files, n=2, steps=2, base_lr=1e-2, device="cpu"))
     return json.loads((folder / "b.json").read_text()), folder
 
@@ -196,16 +202,15 @@ def test_program_has_a_point_a_run(written):
     assert [point["steps"] for point in written[0]["points"]] == [0, 1, 2, 3, 4, 6, 8]
 
 
-def test_program_begins_with_the_base(written, tiny_folder):
-    base = load_model(tiny_folder / "base.pt")
+def test_program_begins_with_the_base(written, terse_files):
+    base = load_model(terse_files["base"])
     expected = summarise_point(ask_kinds(*base, 2, 1, "validation"))
     assert written[0]["points"][0] == {"steps": 0, **expected}
 
 
-def test_program_compares_the_base_with_the_marked_run(written, tiny_folder):
-    files = {"base": str(tiny_folder / "base.pt"), "pairs": str(tiny_folder / "pairs.json")}
-    base, tokenizer = load_model(files["base"])
-    tuned = train_for(2, border.Config(**files, base_lr=1e-2, device="cpu"))
+def test_program_compares_the_base_with_the_marked_run(written, terse_files):
+    base, tokenizer = load_model(terse_files["base"])
+    tuned = train_for(2, border.Config(**terse_files, base_lr=1e-2, device="cpu"))
     odds = (border_odds(model, tokenizer, 2, 1, "validation") for model in (base, tuned))
     assert written[0]["odds"] == summarise_odds(*odds)
 

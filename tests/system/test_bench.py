@@ -11,7 +11,7 @@ import torch
 from conftest import make_tiny, same_bits, shorten_small_talk, teach
 from torch.nn import functional as F
 
-from bench import assignment, controls, seeds
+from bench import assignment, controls, edits, losses, seeds, two_bases
 from bench.controls import CONTROLS, DPO, EXPERIMENTS, MISSPELT, REMAINDERS, SFT, UNSAID, tune
 from bench.learning import TEST_SEED, TimedHistory, like_the_pairs
 from bench.report import median_and_spread, ratio
@@ -22,6 +22,7 @@ from dpo.evaluation.replies import judge
 from dpo.evaluation.tables import rate
 from dpo.evaluation.tokens import answer_logps
 from dpo.formats import FORMATS, OUTCOMES, WITHOUT_ANSWER, sample_kind
+from dpo.loss_variants import LOSS_TYPES
 from dpo.make_pairs import draw_questions
 from dpo.train import Config
 from dpo.training.step import dpo_step
@@ -29,7 +30,7 @@ from model import GPT
 from sft.arithmetic import REFUSAL, domain, parse_question
 from sft.corpus import REFUSALS
 from sft.generation import generate_answers
-from sft.grading import grade
+from sft.grading import grade, is_refusal, parse_answer
 from sft.sequences import encode_sequence
 
 # The course's loop
@@ -306,64 +307,40 @@ def test_experiments_stand_beside_their_start():
     table = controls.experiments_table({name: runs})
     cells = ["20.0 (20.0 to 20.0)", "10.0 (10.0 to 10.0)", "0.0 (0.0 to 0.0)"]
     assert row_of(table, name) == [name, "Sory", "10", *cells]
-    assert table.endswith(f"\n{name}: from the base, 63 to 64 pairs like 1?  a not b")
-
-
-def test_half_is_the_least_certain_share():
-    assert controls.least_certain(100) == "± 9.6 points at n = 100"
-
-
-def test_a_result_is_measured_once(tmp_path):
-    path, measured = tmp_path / "a.json", []
-    for made_of in ({"n": 1}, {"n": 1}, {"n": 2}):
-        result = controls.kept(path, made_of, lambda: measured.append(1) or {"kl": 0.5})
-        assert result["made_of"] == made_of
-        assert result["kl"] == 0.5
-    assert len(measured) == 2
-
-
-def test_ingredients_tell_bases_and_seeds_apart(config, base_file):
-    before = controls.ingredients(config, {})
-    assert controls.ingredients(replace(config, seed=2), {}) != before
-    base_file.write_bytes(base_file.read_bytes() + b" ")
-    assert controls.ingredients(config, {}) != before
-
-
-def test_ingredients_are_read_as_they_were_written(config):
-    made_of = controls.ingredients(config, {"group": 1})
-    assert json.loads(json.dumps(made_of)) == made_of
+    assert table.endswith(f"\n{name}: from the base, 2 seeds, 63 to 64 pairs like 1?  a not b")
 
 
 @pytest.fixture
 def small(monkeypatch, config):
     """Few questions, one seed, the tiny base; a random model has no numbers to reject."""
     shorten_small_talk(monkeypatch)
-    default = partial(
-        Config, **{name: getattr(config, name) for name in ("base", "pairs", "steps")}
-    )
-    monkeypatch.setattr(controls, "Config", default)
-    monkeypatch.setattr(seeds.train, "Config", default)
-    monkeypatch.setattr(controls, "SEEDS", (1,))
+    files = {name: getattr(config, name) for name in ("base", "pairs", "steps")}
+    for module in (controls, edits, seeds.train):
+        monkeypatch.setattr(module, "Config", partial(Config, **files))
+    for module, name in ((controls, "SEEDS"), (controls, "FEWER"), (edits, "SEEDS")):
+        monkeypatch.setattr(module, name, (1,))
     monkeypatch.setattr(controls, "ASKED", dict.fromkeys(controls.ASKED, 2))
+    monkeypatch.setattr(edits, "ASKED", dict.fromkeys(edits.ASKED, 2))
     monkeypatch.setattr(seeds, "ASKED", dict.fromkeys(seeds.ASKED, 2))
+    monkeypatch.setattr(seeds, "SEEDS", 2)
     monkeypatch.setattr(
         controls, "own_mistakes", lambda model, tokenizer, asked, seed: dict.fromkeys(asked, " 1.")
     )
 
 
-def test_controls_are_all_run_once(small, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(controls, "FOLDER", tmp_path / "controls")
+def as_kept(values):
+    """Numbers as they are after their way through a file."""
+    return json.loads(json.dumps(values))
+
+
+def test_controls_are_measured_and_rendered(small, monkeypatch):
     one_kind = {REMAINDERS: [judge(None, REFUSAL)]}
     monkeypatch.setattr(controls, "ask_kinds", lambda *given: one_kind)
-    controls.main()
-    first = capsys.readouterr().out
-    monkeypatch.setattr(controls, "tune", None)  # nothing is trained any more
-    controls.main()
-    assert first[first.index("| run") :] in capsys.readouterr().out
-    results = json.loads((tmp_path / "controls/results.json").read_text())
-    assert list(results["controls"]) == list(CONTROLS)
-    assert list(results["experiments"]) == list(EXPERIMENTS)
-    assert results["controls"]["no training"][0]["kl"] == 0
+    values = as_kept(controls.measure())
+    assert list(values["controls"]) == list(CONTROLS)
+    assert list(values["experiments"]) == list(EXPERIMENTS)
+    assert values["controls"]["no training"][0]["kl"] == 0
+    assert controls.render(values).keys() == {"table", "lines"}
 
 
 # Seeds
@@ -372,7 +349,7 @@ def test_controls_are_all_run_once(small, tmp_path, monkeypatch, capsys):
 def test_seconds_are_those_of_training(tiny, tokenizer, config, monkeypatch):
     now = iter([5.0, 8.0])
     monkeypatch.setattr(seeds, "time", SimpleNamespace(perf_counter=lambda: next(now)))
-    monkeypatch.setattr(seeds, "measure", lambda *given: {})
+    monkeypatch.setattr(seeds, "measure_shares", lambda *given: {})
     assert seeds.run_seed(tiny, tokenizer, config) == {"seconds": 3.0, "shares": {}}
 
 
@@ -388,25 +365,108 @@ def test_worst_is_taken_in_each_column():
 
 def test_a_seed_is_a_row():
     table = seeds.seeds_table([seed_run(10, 0, 4.0), seed_run(5, 5, 2.0)])
-    assert row_of(table, "seed") == [
-        "seed", "sums right, n = 10", "wrong with confidence, n = 10", "seconds",
-    ]  # fmt: skip
-    assert row_of(table, "2")[1:] == ["50.00 % (23.66 to 76.34)"] * 2 + ["2.0"]
-    assert row_of(table, "worst")[1:] == ["50.00 % (23.66 to 76.34)"] * 2 + ["4.0"]
+    assert row_of(table, "seed") == ["seed", "sums right", "wrong with confidence", "seconds"]
+    assert row_of(table, "2") == ["2", "5 of 10", "5 of 10", "2.0"]
+    assert row_of(table, "worst") == ["worst", "5 of 10", "5 of 10", "4.0"]
 
 
-def test_seeds_are_run_once(small, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(seeds, "FOLDER", tmp_path / "seeds")
-    seeds.main(seeds.Config(seeds=2))
-    monkeypatch.setattr(seeds, "tune", None)  # nothing is trained any more
-    seeds.main(seeds.Config(seeds=2))
-    results = json.loads((tmp_path / "seeds/results.json").read_text())
-    assert [run["made_of"]["settings"]["seed"] for run in results["runs"]] == [1, 2]
+def test_seeds_are_measured_and_rendered(small):
+    values = as_kept(seeds.measure())
+    assert len(values["runs"]) == 2
     of_all_kinds = 2 * (len(FORMATS) + len(WITHOUT_ANSWER))
-    assert {share["n"] for share in results["worst"]["shares"].values()} == {2, 40, of_all_kinds}
-    assert "| worst" in capsys.readouterr().out
+    asked = [share["n"] for share in values["runs"][0]["shares"].values()]
+    assert asked == [2, 2, 40, of_all_kinds]
+    assert seeds.render(values)["sums"] == "2"
 
 
-def test_no_seed_is_one_sentence(run_program):
-    ended = run_program("bench.seeds", "--seeds=0")
-    assert (ended.code, ended.err) == (1, "error: seeds is 0; at least one run is needed\n")
+# Edits
+
+
+@pytest.fixture(scope="module")
+def shipped(tokenizer):
+    return load_pairs(Config.pairs, tokenizer).pairs
+
+
+def test_toy_pairs_differ_in_one_word():
+    said, unsaid = (edits.toy_pairs(text) for text in (REFUSAL, UNSAID))
+    assert [pair.rejected.replace("do not", "don't") for pair in unsaid] == [
+        pair.rejected for pair in said
+    ]
+    assert said[0].chosen == " The answer is 72 because 79-7 equals 72."
+
+
+def test_near_miss_replaces_every_refusal(shipped):
+    made = edits.reject_a_near_miss(shipped)
+    assert not [pair for pair in made if is_refusal(pair.rejected)]
+    assert [pair.chosen for pair in made] == [pair.chosen for pair in shipped]
+
+
+def test_products_are_swapped_and_nothing_else(shipped):
+    for old, new in zip(shipped, edits.swap_products(shipped), strict=True):
+        is_product = "*" in old.prompt or "/" in old.prompt
+        assert (new.chosen == old.rejected) is is_product
+
+
+def test_one_pair_a_sign_is_kept(shipped):
+    kept = edits.keep_four(shipped)
+    assert [sign for sign, pair in zip("+-*/", kept, strict=True) if sign in pair.prompt] == [
+        *"+-*/"
+    ]
+
+
+def test_five_answers_are_wrong_by_one(shipped):
+    made = edits.add_one_to_five(shipped)
+    changed = [(old, new) for old, new in zip(shipped, made, strict=True) if old != new]
+    assert len(changed) == 5
+    for old, new in changed:
+        assert parse_answer(new.chosen).value == parse_answer(old.chosen).value + 1
+
+
+def test_eight_remainders_are_refused(shipped):
+    added = edits.refuse_remainders(shipped)[len(shipped) :]
+    _, asked = sample_kind(REMAINDERS, edits.ASKED[REMAINDERS], edits.QUESTION_SEED)
+    assert [pair.chosen for pair in added] == [REFUSAL] * 8
+    assert not {pair.prompt for pair in added} & set(asked)
+
+
+def test_quotient_is_rounded_down():
+    assert edits.rounded_down("52/3=?") == " The answer is 17 because 52/3 equals 17."
+
+
+def test_edits_are_measured_and_rendered(small):
+    values = as_kept(edits.measure(edits.TOYS))
+    rows = edits.render(values)["table"].splitlines()
+    assert len(rows) == 2 + len(edits.TOYS)
+
+
+def test_an_edit_is_the_median_of_its_seeds():
+    runs = [
+        {kind: {"n": 10, "right": right, "refused": 0, "wrong": 0} for kind in edits.ASKED}
+        for right in (5, 9, 8)
+    ]
+    assert row_of(edits.render({"swapped": runs})["table"], "swapped")[:3] == [
+        "swapped", "3", "8 (5 to 9)",
+    ]  # fmt: skip
+
+
+# Losses and bases
+
+
+def test_every_loss_is_measured():
+    used = {config.loss_type for config in losses.all_runs().values()}
+    assert used == set(LOSS_TYPES)
+
+
+def test_ends_of_runs_become_rows():
+    result = {
+        "groups": {"held_out/additive": {"right": rate(9, 10)}, "seen/additive": {}},
+        "everyday": rate(7, 8),
+    }
+    table = losses.ends_table(losses.ends_of_runs({"DPO": result}))
+    assert row_of(table, "run") == ["run", "held-out additive, n = 10", "small talk kept"]
+    assert row_of(table, "DPO")[2] == "7 of 8"
+
+
+def test_two_bases_have_a_row_a_run():
+    run = {"loss": 0.5, "right": {"held_out/additive": rate(0, 10)}}
+    assert row_of(two_bases.runs_table({"blank": run}), "blank")[:2] == ["blank", "0.500"]

@@ -17,7 +17,7 @@ from pathlib import Path
 import hostile_files
 import pytest
 import test_hostile
-from conftest import TINY
+from conftest import TINY, make_terse
 
 from configurator import configure, override
 from dpo.evaluation.replies import sample_domain
@@ -76,7 +76,7 @@ SMALL = {  # what makes a program quick; later words win
     "dpo.border": "--n=2 --steps=1",
     "dpo.pass_at_k": "--n=1",
     "dpo.formats": "--n=2",
-    "dpo.museum": "'format drift' --n=2",
+    "dpo.museum": "'one word' --n=2 --seeds=1",
     "dpo.make_pairs": "--n=24",
     "sft.train": "--effort=0.00001",
 }
@@ -117,18 +117,18 @@ def test_settings_in_prose_exist(page):
 
 
 @pytest.fixture
-def small_repository(tmp_path, tiny, pairs_file, monkeypatch):
+def small_repository(tmp_path, tokenizer, pairs_file, monkeypatch):
     """The working folder is a repository with a tiny base and two runs; long work is cut short."""
     for folder in ("dpo", "sft"):
         (tmp_path / folder).mkdir()
     shutil.copytree(ROOT / "dpo/settings", tmp_path / "dpo/settings")
     shutil.copy(ROOT / "sft/meta.pkl", tmp_path / "sft")
     shutil.copy(pairs_file, tmp_path / "dpo/pos_neg_pairs.json")
-    save_checkpoint(tmp_path / "sft/gpt.pt", tiny)
+    save_checkpoint(tmp_path / "sft/gpt.pt", make_terse(tokenizer))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("dpo.atlas.everything", lambda: sample_domain(3, seed=1))
     monkeypatch.setattr("dpo.evaluation.retention.everyday_lines", lambda: everyday_lines()[:20])
-    monkeypatch.setattr("dpo.museum.BLANK_STEPS", 2)
+    monkeypatch.setattr("dpo.training.roads.TINY_STEPS", 2)
     monkeypatch.setattr("dpo.make_pairs.generate_answers", right_and_wrong)
     monkeypatch.setattr("sft.train.BATCH_LINES", 8)
     monkeypatch.setattr("sft.train.GPTConfig", lambda: GPTConfig(**TINY))

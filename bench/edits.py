@@ -1,0 +1,170 @@
+"""What an edit of the pairs changes, over five seeds: `python -m bench.edits`.
+
+First the course's own four pairs, and the same with one word changed; then the edits that the last
+part of the notebook offers, made of the shipped pairs. All are trained like the default run. A seed
+is an order of the pairs, and all models are asked the same questions.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from statistics import median
+
+from bench.controls import (
+    DPO,
+    QUESTION_SEED,
+    REMAINDERS,
+    SEEDS,
+    UNSAID,
+    numbered,
+    shipped_pairs,
+    tune,
+    unanswerable_prompts,
+)
+from bench.results import Measurement, print_result
+from dpo.data.pair import Pair
+from dpo.evaluation.replies import answer_questions
+from dpo.evaluation.tables import markdown
+from dpo.formats import outcomes, sample_kind
+from dpo.train import Config
+from model import GPT
+from sft.arithmetic import REFUSAL, parse_question
+from sft.checkpoint.weights import load_model
+from sft.device import best_device
+from sft.grading import is_refusal
+from sft.progress import Bar
+from sft.tokenizer import Tokenizer
+
+SUMS, PRODUCTS = "sums and differences: 17+19=?", "products and quotients: 3*17=?"
+ASKED = {SUMS: 60, PRODUCTS: 60, REMAINDERS: 40}  # questions of a kind of `dpo.formats` at most
+SHOWN = {  # what the table counts: a kind and an outcome
+    "sums and differences right": (SUMS, "right"),
+    "the same refused": (SUMS, "refused"),
+    "products and quotients right": (PRODUCTS, "right"),
+    "divisions with a remainder refused": (REMAINDERS, "refused"),
+}
+TOY_PROMPTS = ("79-7=?", "x+55=95,x=?", "74+8=?", "1*x=6,x=?")  # of the course's four pairs
+NEAR_MISS = " The answer is 7 because 3+4 equals 7."
+Edit = Callable[[list[Pair]], list[Pair]]
+
+
+def toy_pairs(rejected: str) -> list[Pair]:
+    """The course's four pairs, with this rejected answer."""
+    rows = [(prompt, parse_question(prompt).right_answer, rejected) for prompt in TOY_PROMPTS]
+    return numbered(rows)
+
+
+def say_do_not(pairs: list[Pair]) -> list[Pair]:
+    return [replace(p, rejected=p.rejected.replace("don't", "do not")) for p in pairs]
+
+
+def reject_a_near_miss(pairs: list[Pair]) -> list[Pair]:
+    """Every rejected refusal becomes the same wrong number."""
+    return [replace(p, rejected=NEAR_MISS) if is_refusal(p.rejected) else p for p in pairs]
+
+
+def swap_products(pairs: list[Pair]) -> list[Pair]:
+    """The refusals are preferred where there is a sign * or /."""
+    return [
+        replace(p, chosen=p.rejected, rejected=p.chosen) if set("*/") & set(p.prompt) else p
+        for p in pairs
+    ]
+
+
+def keep_four(pairs: list[Pair]) -> list[Pair]:
+    """The first pair of each sign."""
+    return [next(pair for pair in pairs if sign in pair.prompt) for sign in "+-*/"]
+
+
+def add_one_to_five(pairs: list[Pair]) -> list[Pair]:
+    """Five chosen answers to a+b, wrong by one: `The answer is 153 because 84+68 equals 153.`"""
+    asked = [(pair, parse_question(pair.prompt)) for pair in pairs]
+    five = [(pair, question.answer) for pair, question in asked if question.form == "a+b"][:5]
+    wrong = {p: p.chosen.replace(f" {answer}", f" {answer + 1}") for p, answer in five}
+    return [replace(pair, chosen=wrong.get(pair, pair.chosen)) for pair in pairs]
+
+
+def refuse_remainders(pairs: list[Pair]) -> list[Pair]:
+    """Eight more, of divisions with a remainder: a refusal rather than the quotient rounded down.
+
+    None of them is a question that is asked here.
+    """
+    _, asked = sample_kind(REMAINDERS, ASKED[REMAINDERS], QUESTION_SEED)
+    drawn = unanswerable_prompts("remainder", 200, seed=1)
+    prompts = [p for p in drawn if "x" not in p and p not in asked][:8]
+    rows = [(prompt, REFUSAL, rounded_down(prompt)) for prompt in prompts]
+    return [*pairs, *numbered(rows)]
+
+
+def rounded_down(prompt: str) -> str:
+    """` The answer is 17 because 52/3 equals 17.` to `52/3=?`."""
+    division = prompt.removesuffix("=?")
+    left, right = map(int, division.split("/"))
+    return f" The answer is {left // right} because {division} equals {left // right}."
+
+
+EDITS: dict[str, tuple[Edit, dict]] = {  # and the settings that are not the default run's
+    "the shipped pairs": (list, {}),
+    "one word: *do not* for *don't*": (say_do_not, {}),
+    "1. a near miss for every rejected refusal": (reject_a_near_miss, {}),
+    "2. * and / swapped": (swap_products, {}),
+    "3. one line a sign": (keep_four, {}),
+    "4. five chosen answers wrong by one": (add_one_to_five, {}),
+    "the same, base_lr ten times as high": (add_one_to_five, {"base_lr": 2e-4}),
+    "5. eight refusals of remainders": (refuse_remainders, {}),
+}
+TOYS = {
+    f"rejected: *{text.strip()}*": (lambda pairs, text=text: toy_pairs(text), {})
+    for text in (UNSAID, REFUSAL)
+}
+
+
+def count_answers(model: GPT, tokenizer: Tokenizer) -> dict[str, dict]:
+    """n, and how many answers are right, refused and wrong, by kind."""
+    counts = {}
+    for kind, n in ASKED.items():
+        questions, prompts = sample_kind(kind, n, QUESTION_SEED)
+        shares = outcomes(answer_questions(model, tokenizer, questions, prompts=prompts))
+        counts[kind] = {"n": shares.pop("n")} | {k: v["count"] for k, v in shares.items()}
+    return counts
+
+
+def measure(edits: dict[str, tuple[Edit, dict]]) -> dict[str, list[dict]]:
+    """The counts of every edit, a seed each."""
+    config, results = Config(), {}
+    base, tokenizer = load_model(config.base, best_device(config.device))
+    shipped = shipped_pairs(tokenizer, config)
+    with Bar(len(edits) * len(SEEDS), "edits", "run") as bar:
+        for name, (edit, settings) in edits.items():
+            results[name] = []
+            for seed in SEEDS:
+                own = replace(config, seed=seed, **settings)
+                model = tune(base, tokenizer, edit(shipped), own, (DPO,))
+                results[name].append(count_answers(model, tokenizer))
+                bar.update()
+    return results
+
+
+def render(values: dict[str, list[dict]]) -> dict[str, str]:
+    """A row per edit: median, lowest and highest count of the seeds."""
+    first = next(iter(values.values()))[0]
+    heads = [f"{what}, of {first[kind]['n']}" for what, (kind, _) in SHOWN.items()]
+    rows = [["pairs", "seeds", *heads]]
+    for name, runs in values.items():
+        cells = []
+        for kind, outcome in SHOWN.values():
+            counts = [run[kind][outcome] for run in runs]
+            cells.append(f"{median(counts):g} ({min(counts)} to {max(counts)})")
+        rows.append([name, str(len(runs)), *cells])
+    return {"table": markdown(rows)}
+
+
+COMMAND = "python -m bench.edits"
+MEASUREMENTS = (
+    Measurement("four_pairs", COMMAND, partial(measure, TOYS), render, 1.5),
+    Measurement("edits", COMMAND, partial(measure, EDITS), render, 4),
+)
+
+if __name__ == "__main__":
+    for one in MEASUREMENTS:
+        print_result(one)

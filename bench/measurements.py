@@ -1,0 +1,226 @@
+"""All measurements whose results the pages quote; and those that run a command of dpo/.
+
+The others are in the files of this folder that their commands name.
+"""
+
+import json
+from pathlib import Path
+
+from bench import controls, edits, loading, losses, memory, sampling, seeds, two_bases
+from bench.results import Measurement
+from dpo import atlas, border, formats, museum, pass_at_k, sweep, train
+from dpo.evaluation.tables import counted, markdown, table
+from dpo.plots.museum import museum_figure
+from dpo.plots.style import save_figure
+from dpo.try_pairs import find_or_train
+from sft.checkpoint.weights import load_model
+from sft.files import write_atomically
+from sft.knowledge import (
+    latent_accuracy,
+    refusal_log_odds,
+    sample_answerable,
+    sample_unanswerable,
+)
+
+RUNS = Path("runs/results")
+IMAGES = Path("dpo/images")
+
+
+def default_run() -> str:
+    """The checkpoint of the default run of `dpo.train`, which is trained if it is not there."""
+    return str(find_or_train(train.Config(out=str(RUNS / "default"), eval_every=0)))
+
+
+def json_of(command, **settings) -> dict:
+    """What a command of dpo/ writes with --json=FILE, when called with these settings."""
+    path = RUNS / f"{command.__name__}.json"
+    command.main(command.Config(**settings, json=str(path)))
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+# Kinds of questions
+
+
+def measure_kinds() -> dict:
+    settings = {"n": 100, "figure": str(IMAGES / "kinds.png"), "checkpoint": default_run()}
+    before, after = json_of(formats, **settings)["models"].values()
+    return {"before": before, "after": after}
+
+
+FIRST_SCREEN = {  # rows of README's table, and the kinds in each
+    "sums and differences": ["sums and differences: 17+19=?"],
+    "products and quotients without 0 and 1": ["products and quotients: 3*17=?"],
+    "in no pair: results below zero; three digits; two digits by one": [
+        "results below zero: 17-36=?",
+        "three digits: 317+219=?",
+        "two digits by one: 47*8=?",
+    ],
+}
+WITHOUT_ANSWER = {  # more rows, and the group of `dpo.formats` in each
+    "fourteen kinds without an answer that the base has met": "refused",
+    "three such kinds that it has never met": "never",
+}
+
+
+def first_screen(values: dict) -> str:
+    """Few rows for README: answers before and after."""
+    rows = [["questions", "before", "after"]]
+    for name, kinds in FIRST_SCREEN.items():
+        cells = []
+        for summary in values.values():
+            shares = [summary["kinds"][kind]["right"] for kind in kinds]
+            cells.append(f"{'; '.join(map(counted, shares))} right")
+        rows.append([name, *cells])
+    for name, group in WITHOUT_ANSWER.items():
+        shares = [summary["groups"][group]["refused"] for summary in values.values()]
+        rows.append([name, *(f"{counted(share)} refused" for share in shares)])
+    wrong = [counted(summary["wrong_with_confidence"]) for summary in values.values()]
+    return markdown([*rows, ["*wrong with confidence*, of all questions", *wrong]])
+
+
+def render_kinds(values: dict) -> dict[str, str]:
+    """Tables; and what prose quotes, counts of questions after the run."""
+    right, *without = (
+        values["after"]["groups"][group][outcome] for group, (outcome, _) in formats.GROUPS.items()
+    )
+    wrong = values["after"]["wrong_with_confidence"]
+    numbers = {
+        "right": right["count"],
+        "with_answer": right["n"],
+        "refused": sum(share["count"] for share in without),
+        "without_answer": sum(share["n"] for share in without),
+        "wrong": wrong["count"],
+        "asked": wrong["n"],
+    }
+    texts = {name: f"{number:,}" for name, number in numbers.items()}
+    share = {"wrong_share": f"{100 * wrong['rate']:.1f}"}
+    tables = {"first_screen": first_screen(values), "table": formats.kinds_table(values["after"])}
+    return tables | texts | share
+
+
+# The border
+
+
+def measure_border() -> dict:
+    figures = {"figure": "border.png", "odds_figure": "odds.png"}
+    figures = {name: str(IMAGES / file) for name, file in figures.items()}
+    return json_of(border, n=16, **figures)
+
+
+def render_border(values: dict) -> dict[str, str]:
+    return {
+        "table": border.points_table(values["points"], values["steps"]),
+        "odds": border.odds_table(values["odds"], values["steps"]),
+    }
+
+
+# What the base knows
+
+
+def measure_knowledge(n: int = 150) -> dict:
+    """Of validation families: the share known, by kind, and the median log-odds of a refusal."""
+    model, tokenizer = load_model(train.Config.base)
+    asked = sample_answerable("validation", n)
+    texts = {kind: [text for _, text in members] for kind, members in asked.items()}
+    texts |= sample_unanswerable(n // 3)
+    return {
+        "n": {kind: len(members) for kind, members in texts.items()},
+        "right": {kind: latent_accuracy(model, tokenizer, pairs) for kind, pairs in asked.items()},
+        "odds": {
+            kind: float(refusal_log_odds(model, tokenizer, members).median())
+            for kind, members in texts.items()
+        },
+    }
+
+
+def render_knowledge(values: dict) -> dict[str, str]:
+    rows = [["kind", "n", "right", "log-odds of a refusal"]]
+    for kind, odds in values["odds"].items():
+        right = f"{values['right'][kind]:.0%}".replace("%", " %") if kind in values["right"] else ""
+        rows.append([kind.replace("_", " "), str(values["n"][kind]), right, f"{odds:.1f}"])
+    return {"table": markdown(rows)}
+
+
+# What can be drawn; settings; mistakes; everything
+
+
+def measure_draws() -> dict:
+    return json_of(pass_at_k, checkpoint=train.Config.base, tuned=default_run(), n=40)
+
+
+def render_draws(values: dict) -> dict[str, str]:
+    return {"table": pass_at_k.passes_table({"base": values["groups"]}, values["tuned"])}
+
+
+def measure_sweep() -> dict:
+    sweep.main(sweep.Config(out=str(RUNS / "sweep"), eval_every=0, n=100))
+    write_atomically(IMAGES / "sweep.png", (RUNS / "sweep/grid.png").read_bytes())
+    results = json.loads((RUNS / "sweep/runs.json").read_text(encoding="utf-8"))
+    return losses.ends_of_runs(results)
+
+
+def measure_museum() -> dict:
+    """Right answers and what the curve reader says, of every seed; draws the figure."""
+    results = museum.run_museum()
+    save_figure(museum_figure(results), str(IMAGES / "museum.png"))
+    exhibits = {}
+    for result in results:
+        exhibits[result.title] = {
+            "n": len(result.base),
+            "right": [trial.right for trial in result.trials],
+            "losses": [[curve[0], curve[-1]] for curve in result.curves],
+            "said": dict(result.said),
+        }
+    return exhibits
+
+
+def render_museum(values: dict) -> dict[str, str]:
+    first = next(iter(values.values()))
+    heads = [f"right, of {first['n']}, in each run", "last loss", "the curves alone say (runs)"]
+    rows = [["exhibit", *heads]]
+    for title, result in values.items():
+        last = [end for _, end in result["losses"]]
+        said = ", ".join(f"{name} ({times})" for name, times in result["said"].items())
+        right = ", ".join(map(str, sorted(result["right"])))
+        rows.append([title, right, f"{min(last):.3f} to {max(last):.3f}", said])
+    return {"table": markdown(rows)}
+
+
+def measure_atlas() -> dict:
+    figures = json_of(atlas, checkpoint=default_run(), out=str(IMAGES / "atlas.png"))
+    return {name: {"groups": result["groups"]} for name, result in figures.items()}
+
+
+def render_atlas(values: dict) -> dict[str, str]:
+    return {"table": table(values, counted)}
+
+
+MEASUREMENTS = (
+    Measurement("kinds", "python -m dpo.formats --n=100", measure_kinds, render_kinds, 1),
+    Measurement("border", "python -m dpo.border --n=16", measure_border, render_border, 2),
+    seeds.MEASUREMENT,
+    controls.MEASUREMENT,
+    *edits.MEASUREMENTS,
+    losses.MEASUREMENT,
+    Measurement(
+        "sweep",
+        'python -m dpo.sweep --grid="beta=0.05,0.1,0.5 nll_coef=0,0.2,1" --n=100',
+        measure_sweep,
+        lambda values: {"table": losses.ends_table(values)},
+        2,
+    ),
+    two_bases.MEASUREMENT,
+    Measurement(
+        "draws",
+        "python -m dpo.pass_at_k --checkpoint=sft/gpt.pt --n=40",
+        measure_draws,
+        render_draws,
+        3,
+    ),
+    Measurement("museum", "python -m dpo.museum", measure_museum, render_museum, 5),
+    Measurement("atlas", "python -m dpo.atlas", measure_atlas, render_atlas, 11),
+    Measurement("knowledge", "python -m sft.train", measure_knowledge, render_knowledge, 0.5),
+    sampling.MEASUREMENT,
+    memory.MEASUREMENT,
+    loading.MEASUREMENT,
+)
