@@ -13,6 +13,7 @@ from sft.generation import MAX_NEW_TOKENS, generate_answers
 from sft.grading import Grade, grade, is_refusal
 from sft.tokenizer import Tokenizer
 
+MOST = 100_000  # more questions than a group has
 SPLITS = ("test", "validation")  # of the held-out families: to report, and to choose settings by
 PROBE = 64  # questions, or a few more, that are answered in full before the others get drafts
 
@@ -65,6 +66,16 @@ def sample_questions(group: str, n: int, seed: int) -> list[Question]:
     if n < 1:
         raise ValueError(f"n is {n}; at least one question a group is needed")
     pools = [_questions_in(group, form) for form in FORMS]
+    return take_turns(pools, n, random.Random(f"{seed} {group}"))
+
+
+def sample_facts(group: str, n: int, seed: int) -> list[Question]:
+    """At most n questions of a group, all forms alike while they last.
+
+    Without the factors 0 and 1: these are rules, not facts.
+    """
+    facts = [q for q in sample_questions(group, MOST, seed) if not q.trivial]
+    pools = [[question for question in facts if question.form == form] for form in FORMS]
     return take_turns(pools, n, random.Random(f"{seed} {group}"))
 
 

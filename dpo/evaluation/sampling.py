@@ -1,17 +1,14 @@
 """The questions of the lesson, answers drawn at random, and how many are right, group by group."""
 
-import random
-
 import torch
 
-from dpo.evaluation.replies import GROUPS, Reply, judge, sample_questions, take_turns
+from dpo.evaluation.replies import GROUPS, Reply, judge, sample_facts
 from dpo.evaluation.tables import markdown
 from model import GPT
-from sft.arithmetic import FORMS, Question
+from sft.arithmetic import Question
 from sft.generation import generate_answers
 from sft.tokenizer import Tokenizer
 
-MOST = 100_000  # more questions than a group has
 GROUP_NAMES = {
     "held_out/additive": "sums and differences, set aside",
     "held_out/multiplicative": "products and quotients, set aside",
@@ -25,16 +22,6 @@ def sample_groups(n: int, seed: int) -> list[Question]:
     if n < 1:
         raise ValueError(f"n is {n}; at least one question a group is needed")
     return [question for group in GROUPS for question in sample_facts(group, n, seed)]
-
-
-def sample_facts(group: str, n: int, seed: int) -> list[Question]:
-    """At most n questions of a group, all forms alike while they last.
-
-    Without the factors 0 and 1: these are rules, not facts.
-    """
-    facts = [q for q in sample_questions(group, MOST, seed) if not q.trivial]
-    pools = [[question for question in facts if question.form == form] for form in FORMS]
-    return take_turns(pools, n, random.Random(f"{seed} {group}"))
 
 
 def draw_replies(

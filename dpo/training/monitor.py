@@ -12,8 +12,7 @@ import torch
 
 from dpo.data.pair import Pair
 from dpo.evaluation.kl import kl_to_reference
-from dpo.evaluation.replies import answer_questions
-from dpo.evaluation.sampling import sample_facts
+from dpo.evaluation.replies import answer_questions, sample_facts
 from model import GPT
 from sft.generation import greedy_matches
 from sft.tokenizer import Tokenizer
