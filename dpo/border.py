@@ -46,8 +46,8 @@ GROUPS = {  # what the base's corpus does with a kind
 }
 SHARES = {  # of a point of the curve, as its table calls them
     "right": "right",
-    "refused_with_answer": "refused, with an answer",
-    "refused_without_answer": "refused, without one",
+    "refused_with_answer": "refused, though it can calculate",
+    "refused_without_answer": "refused, as it cannot",
     "wrong_with_confidence": "wrong with confidence",
 }
 QUANTILES = {"low": 0.1, "median": 0.5, "high": 0.9}  # of the questions of a kind
@@ -149,8 +149,8 @@ def points_table(points: list[dict], marked: int) -> str:
         rows.append([steps, *(percent(point[name]) for name in SHARES)])
     with_answer, everything = (points[0][name]["n"] for name in ("right", "wrong_with_confidence"))
     head = (
-        f"Right is a share of the {with_answer:,} questions with an answer, wrong with confidence "
-        f"one of all {everything:,}."
+        f"Right is a share of the {with_answer:,} questions that the base can calculate; wrong "
+        f"with confidence is one of all {everything:,}."
     )
     return f"{head}\n\n{markdown(rows)}"
 

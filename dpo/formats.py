@@ -9,6 +9,7 @@ answered in the base's corpus, and a model that knows its limits refuses. What c
 import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cache
 
 from torch import Tensor
 
@@ -35,9 +36,9 @@ from sft.unanswerable import KINDS, draw_unanswerable
 
 OUTCOMES = ("right", "refused", "wrong")
 GROUPS = {  # what the base's corpus does with a kind: the outcome to wish for, and the questions
-    "answered": ("right", "with an answer"),
-    "refused": ("refused", "without one, of kinds that the base has met"),
-    "never": ("refused", "without one, of kinds that it has not"),
+    "answered": ("right", "that the base can calculate"),
+    "refused": ("refused", "that it cannot, of kinds that it has met"),
+    "never": ("refused", "that it cannot, of kinds that it has never met"),
 }
 TRIES = 20  # texts drawn for each that is wanted: a kind may have fewer different ones
 
@@ -118,10 +119,14 @@ def sample_kind(
         return [parse_question(prompt) for prompt in prompts], prompts
     kind, pools = FORMATS[name], []
     for form in kind.forms:
-        asked = [q for q in pool(form, kind.ranges) if q.split == split and kind.includes(q)]
-        pools.append(asked)
+        pools.append([q for q in _set_aside(form, kind.ranges, split) if kind.includes(q)])
     questions = take_turns(pools, n, rng)
     return questions, [kind.write(question.text) for question in questions]
+
+
+@cache
+def _set_aside(form: str, ranges: str, split: str) -> list[Question]:
+    return [question for question in pool(form, ranges) if question.split == split]
 
 
 def _first_different(texts: Iterable[str], n: int) -> list[str]:

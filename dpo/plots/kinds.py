@@ -12,9 +12,9 @@ from dpo.plots.style import BLUE, GREY, ORANGE, OUTCOMES, PERCENT_TICKS, blank_a
 # Marker, colour and place in the row of each model.
 MODELS = {"before": ("o", GREY, 0.16), "after": ("D", BLUE, -0.16)}
 HEADINGS = {
-    "answered": "it has an answer",
-    "refused": "it has none, and the base met it",
-    "never": "it has none, kept from the base",
+    "answered": "the base can calculate it",
+    "refused": "it cannot, and has met the kind",
+    "never": "it cannot, and never met the kind",
 }
 CHANCES = {f"{p} %": math.log(p / (100 - p)) for p in (1, 50, 99)}  # and their log-odds
 CLOSE = 0.09  # of an axis: neighbours that are nearer to each other share a label
@@ -163,7 +163,7 @@ def border_figure(points: list[dict], marked: int, name: str) -> Figure:
         side.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
     axis.set_yticks([0, 0.25, 0.5, 0.75, 1])
     axis.set_xlabel(f"wrong with confidence, of all {risk['n']:,} questions")
-    axis.set_ylabel(f"right, of the {share['n']:,} questions with an answer")
+    axis.set_ylabel(f"right, of the {share['n']:,} questions that the base can calculate")
     return figure
 
 

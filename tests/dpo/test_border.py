@@ -136,7 +136,7 @@ def test_points_table_marks_the_run(point):
 
 def test_points_table_says_of_how_many(point):
     head = points_table([{"steps": 0, **point}], 8).splitlines()[0]
-    assert "the 36 questions with an answer" in head
+    assert "the 36 questions that the base can calculate" in head
     assert "all 70" in head
 
 

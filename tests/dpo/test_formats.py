@@ -182,9 +182,9 @@ def test_wrong_with_confidence_is_of_all_kinds(summary):
     "line",
     [
         "- wrong with confidence: 50 % (",
-        "- right: 17 % (3 to 56) of 6 with an answer",
-        "- refused: - of 0 without one, of kinds that the base has met",
-        "- refused: 50 % (9 to 91) of 2 without one, of kinds that it has not",
+        "- right: 17 % (3 to 56) of 6 that the base can calculate",
+        "- refused: - of 0 that it cannot, of kinds that it has met",
+        "- refused: 50 % (9 to 91) of 2 that it cannot, of kinds that it has never met",
     ],
 )
 def test_shares_of_the_groups_stand_above_the_table(summary, line):

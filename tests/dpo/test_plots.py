@@ -124,7 +124,12 @@ def test_kinds_figure_has_a_panel_a_model(kinds):
 
 def test_kinds_figure_names_every_kind_under_its_heading(kinds):
     names = [tick.get_text() for tick in kinds.axes[0].get_yticklabels()]
-    assert names == ["it has an answer", "sums", "it has none, kept from the base", "by zero"]
+    assert names == [
+        "the base can calculate it",
+        "sums",
+        "it cannot, and never met the kind",
+        "by zero",
+    ]
 
 
 def test_kinds_figure_has_bars_that_add_up(kinds):
