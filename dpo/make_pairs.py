@@ -4,7 +4,7 @@ The shipped file is small and meant to be read and edited: questions of one form
 plainest first. `--n=100000 --negatives=refusal --out=FILE` makes a large one in seconds.
 
 The positive of each question is the right answer. Its negative is what the base itself says when
-sampled, unless that happens to be right; or a plain refusal, or a near miss. No pair asks for a
+sampled, unless that is a number; or a plain refusal, or a near miss. No pair asks for a
 held-out fact, or the questions of the notebook's Step 8.
 
 With `--from=dpo/dpo.pt --out=runs/own.json` both answers are that model's own (on-policy): of
@@ -39,7 +39,7 @@ from sft.checkpoint.weights import load_model
 from sft.corpus import TRIVIAL_KEPT, wrong_value
 from sft.device import best_device
 from sft.generation import generate_answers
-from sft.grading import grade
+from sft.grading import grade, parse_answer
 from sft.progress import silenced
 
 NEGATIVES = ("base", "refusal", "near_miss")
@@ -93,7 +93,8 @@ def _askable(form: str, ranges: list[str], rng: random.Random) -> list[Question]
 def sampled_negatives(questions: list[Question], config: Config) -> list[str]:
     """For each question an answer of the base, drawn at temperature 1, that can be a negative.
 
-    It must not be right, nor name a held-out fact. If none comes in TRIES, it is the refusal.
+    It must claim no number: a wrong one parts from the right one at a digit, and there the base is
+    sure already. Nor may it name a held-out fact. If none comes in TRIES, it is the refusal.
     """
     model, tokenizer = load_model(config.base, best_device(config.device))
     generator = torch.Generator().manual_seed(config.seed)
@@ -107,7 +108,7 @@ def sampled_negatives(questions: list[Question], config: Config) -> list[str]:
             model, tokenizer, texts, 1.0, generator=generator, progress=label
         )
         for i, answer in zip(missing, answers, strict=True):
-            if _can_be_rejected(answer) and not grade(questions[i], answer).answer:
+            if _can_be_rejected(answer) and parse_answer(answer).value is None:
                 negatives[i] = answer
     return [negative or REFUSAL for negative in negatives]
 
