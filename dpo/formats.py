@@ -250,7 +250,8 @@ def main(config: Config) -> None:
     if config.json:
         write_json(config.json, {"split": config.split, "models": summaries})
     if config.figure:
-        save_figure(kinds_figure(summaries), config.figure)
+        names = ("before", "after") if len(summaries) == 2 else ("after",)
+        save_figure(kinds_figure(dict(zip(names, summaries.values(), strict=True))), config.figure)
 
 
 if __name__ == "__main__":

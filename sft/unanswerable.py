@@ -210,22 +210,23 @@ def _other_letters(rng: random.Random) -> str:
     )
 
 
-# Remainders look like divisions, and only who divides can tell: they get the largest share.
+# What looks like a question that can be calculated is hard to tell from one: remainders (only who
+# divides can tell) get the largest share, then large products.
 KINDS = {
-    "remainder": Kind(_remainder, 34, "52/3=?"),
-    "large_product": Kind(_large_product, 10, "47*38=?"),
-    "four_digits": Kind(_four_digits, 6, "4817+219=?"),
-    "three_operands": Kind(_three_operands, 8, "17+19-4=?"),
-    "x_twice": Kind(_x_twice, 4, "x+x=34,x=?"),
-    "turned_round": Kind(_turned_round, 3, "36=x+17,x=?"),
-    "nothing_asked": Kind(_nothing_asked, 7, "17+19=40,x=?"),
-    "other_letters": Kind(_other_letters, 5, "y+17=36,y=?"),
-    "decimals": Kind(_decimals, 3, "1.5+2=?"),
-    "damaged": Kind(_damaged, 9, "17+=?"),
-    "salad": Kind(_salad, 2, "=4x*?"),
-    "gibberish": Kind(_gibberish, 2, "Qwj kpl?"),
-    "made_up_words": Kind(_made_up_words, 4, "What is Blatoku?"),
-    "in_words": Kind(_in_words, 3, "What is seven plus two?"),
+    "remainder": Kind(_remainder, 45, "52/3=?"),
+    "large_product": Kind(_large_product, 16, "47*38=?"),
+    "four_digits": Kind(_four_digits, 9, "4817+219=?"),
+    "three_operands": Kind(_three_operands, 4, "17+19-4=?"),
+    "x_twice": Kind(_x_twice, 2, "x+x=34,x=?"),
+    "turned_round": Kind(_turned_round, 2, "36=x+17,x=?"),
+    "nothing_asked": Kind(_nothing_asked, 4, "17+19=40,x=?"),
+    "other_letters": Kind(_other_letters, 2, "y+17=36,y=?"),
+    "decimals": Kind(_decimals, 2, "1.5+2=?"),
+    "damaged": Kind(_damaged, 7, "17+=?"),
+    "salad": Kind(_salad, 3, "=4x*?"),
+    "gibberish": Kind(_gibberish, 1, "Qwj kpl?"),
+    "made_up_words": Kind(_made_up_words, 2, "What is Blatoku?"),
+    "in_words": Kind(_in_words, 1, "What is seven plus two?"),
     "by_zero": Kind(_by_zero, 0, "17/0=?"),
     "two_steps": Kind(_two_steps, 0, "3*x+4=19,x=?"),
     "two_sides": Kind(_two_sides, 0, "x+4=17+19,x=?"),

@@ -39,7 +39,7 @@ def kinds_figure(summaries: dict[str, dict]) -> Figure:
     for axis, (name, summary) in zip(axes.flat, summaries.items(), strict=True):
         _draw_kinds(axis, rows, summary["kinds"])
         share = summary["wrong_with_confidence"]
-        title = f"{name}: {100 * share['rate']:.1f} % of {share['n']:,}\nare wrong with confidence"
+        title = f"{name}: {100 * share['rate']:.1f} % of {share['n']:,} are\nwrong with confidence"
         axis.set_title(title, fontsize=12, loc="left", parse_math=False)
     _name_rows(axes[0, 0], rows)
     axes[0, 0].set_ylim(0.4, len(rows) + 0.6)

@@ -117,8 +117,8 @@ def kinds():
 
 def test_kinds_figure_has_a_panel_a_model(kinds):
     assert [axis.get_title("left") for axis in kinds.axes] == [
-        "before: 0.0 % of 20\nare wrong with confidence",
-        "after: 35.0 % of 20\nare wrong with confidence",
+        "before: 0.0 % of 20 are\nwrong with confidence",
+        "after: 35.0 % of 20 are\nwrong with confidence",
     ]
 
 
