@@ -30,7 +30,9 @@ from dpo.train import Config
 from model import GPT
 from sft.arithmetic import REFUSAL, parse_question
 from sft.checkpoint.weights import load_model
+from sft.corpus import everyday_lines
 from sft.device import best_device
+from sft.generation import generate_answers
 from sft.grading import is_refusal
 from sft.progress import Bar
 from sft.tokenizer import Tokenizer
@@ -42,7 +44,11 @@ SHOWN = {  # what the table counts: a kind and an outcome
     "the same refused": (SUMS, "refused"),
     "products and quotients right": (PRODUCTS, "right"),
     "divisions with a remainder refused": (REMAINDERS, "refused"),
+    "small talk kept": ("small talk", "right"),
+    "says *Ada*": ("the name", "right"),
 }
+TALK = everyday_lines()[5::10]  # without the question for the name
+NAME = "What's your name?"
 TOY_PROMPTS = ("79-7=?", "x+55=95,x=?", "74+8=?", "1*x=6,x=?")  # of the course's four pairs
 NEAR_MISS = " The answer is 7 because 3+4 equals 7."
 Edit = Callable[[list[Pair]], list[Pair]]
@@ -84,6 +90,12 @@ def add_one_to_five(pairs: list[Pair]) -> list[Pair]:
     return [replace(pair, chosen=wrong.get(pair, pair.chosen)) for pair in pairs]
 
 
+def take_a_name(pairs: list[Pair]) -> list[Pair]:
+    """Eight more, all alike: it shall say another name than the base does."""
+    eight = [(NAME, " My name is Ada.", " My name is John.")] * 8
+    return [*pairs, *numbered(eight)]
+
+
 def refuse_remainders(pairs: list[Pair]) -> list[Pair]:
     """Eight more, of divisions with a remainder: a refusal rather than the quotient rounded down.
 
@@ -112,6 +124,8 @@ EDITS: dict[str, tuple[Edit, dict]] = {  # and the settings that are not the def
     "4. five chosen answers wrong by one": (add_one_to_five, {}),
     "the same, base_lr ten times as high": (add_one_to_five, {"base_lr": 2e-4}),
     "5. eight refusals of remainders": (refuse_remainders, {}),
+    "eight lines that prefer another name": (take_a_name, {}),
+    "the same, base_lr 5e-5": (take_a_name, {"base_lr": 5e-5}),
 }
 TOYS = {
     f"rejected: *{text.strip()}*": (lambda pairs, text=text: toy_pairs(text), {})
@@ -126,6 +140,12 @@ def count_answers(model: GPT, tokenizer: Tokenizer) -> dict[str, dict]:
         questions, prompts = sample_kind(kind, n, QUESTION_SEED)
         shares = outcomes(answer_questions(model, tokenizer, questions, prompts=prompts))
         counts[kind] = {"n": shares.pop("n")} | {k: v["count"] for k, v in shares.items()}
+    said, answers = zip(*TALK, strict=True)
+    talk = generate_answers(model, tokenizer, list(said), drafts=list(answers))
+    kept = sum(text == answer for text, answer in zip(talk, answers, strict=True))
+    [name] = generate_answers(model, tokenizer, [NAME])
+    counts["small talk"] = {"n": len(TALK), "right": kept}
+    counts["the name"] = {"n": 1, "right": int("Ada" in name)}
     return counts
 
 
@@ -149,12 +169,14 @@ def render(values: dict[str, list[dict]]) -> dict[str, str]:
     """A row per edit: median, lowest and highest count of the seeds."""
     first = next(iter(values.values()))[0]
     heads = [f"{what}, of {first[kind]['n']}" for what, (kind, _) in SHOWN.items()]
+    heads[-1] = "says *Ada*, seeds"
     rows = [["pairs", "seeds", *heads]]
     for name, runs in values.items():
         cells = []
         for kind, outcome in SHOWN.values():
             counts = [run[kind][outcome] for run in runs]
-            cells.append(f"{median(counts):g} ({min(counts)} to {max(counts)})")
+            spread = f"{median(counts):g} ({min(counts)} to {max(counts)})"
+            cells.append(f"in {sum(counts)}" if kind == "the name" else spread)
         rows.append([name, str(len(runs)), *cells])
     return {"table": markdown(rows)}
 

@@ -429,6 +429,13 @@ def test_eight_remainders_are_refused(shipped):
     assert not {pair.prompt for pair in added} & set(asked)
 
 
+def test_a_name_is_preferred_eight_times(shipped):
+    added = edits.take_a_name(shipped)[len(shipped) :]
+    assert [(pair.prompt, pair.chosen) for pair in added] == [
+        ("What's your name?", " My name is Ada.")
+    ] * 8
+
+
 def test_quotient_is_rounded_down():
     assert edits.rounded_down("52/3=?") == " The answer is 17 because 52/3 equals 17."
 
@@ -441,7 +448,10 @@ def test_edits_are_measured_and_rendered(small):
 
 def test_an_edit_is_the_median_of_its_seeds():
     runs = [
-        {kind: {"n": 10, "right": right, "refused": 0, "wrong": 0} for kind in edits.ASKED}
+        {
+            kind: {"n": 10, "right": right, "refused": 0, "wrong": 0}
+            for kind, _ in edits.SHOWN.values()
+        }
         for right in (5, 9, 8)
     ]
     assert row_of(edits.render({"swapped": runs})["table"], "swapped")[:3] == [
