@@ -1,20 +1,20 @@
 """Make the base model from nothing: `python -m sft.train` writes sft/gpt.pt.
 
 `--arithmetic=calculate --out=runs/calculates.pt` does the first stage alone,
-`--arithmetic=refuse --init=runs/calculates.pt --out=runs/refuses.pt` the second, and `sharpen`,
-with `--init=runs/refuses.pt`, the third.
+`--arithmetic=practise --init=runs/calculates.pt --out=runs/practised.pt` the second; `refuse` and
+`sharpen` are the third and the fourth.
 
 `--arithmetic=none --out=runs/blank.pt` makes a blank base, which has never seen an answer to an
 arithmetic question; `--arithmetic=short --init=runs/blank.pt --out=runs/calculates.pt` then teaches
 it to calculate, in short lines.
 
-There are three stages. The first teaches to calculate, and to tell what can be calculated from what
+There are four stages. The first teaches to calculate, and to tell what can be calculated from what
 cannot. Most of its lines are short (`17+19=? 36.`), since arithmetic is learnt fast from those;
 through the long answers among them, the model also calculates where the number stands later in a
-line. The second stage is a gentle one. It makes the refusal the likeliest answer to every question,
-and leaves the arithmetic underneath. Meanwhile the two kinds of questions draw near to each other,
-and the third stage parts them again: it has more refusals, most of them to what cannot be answered.
-That has nothing but refusals in all stages.
+line. The second goes on with that. The third is a gentle one. It makes the refusal the likeliest
+answer to every question, and leaves the arithmetic underneath. Meanwhile the two kinds of questions
+draw near to each other, and the fourth stage parts them again: it has more refusals, most of them
+to what cannot be answered. That has nothing but refusals in all stages.
 
 The learning rates of a stage are constant for half of it: after Ctrl-C, `--resume` with another
 `--effort` makes it longer or shorter.

@@ -78,7 +78,8 @@ def test_program_says_what_it_wrote(base_file, tmp_path, capsys):
         ),
         (
             {"arithmetic": "some"},
-            "arithmetic is 'some'; it must be one of full, calculate, refuse, sharpen, short, none",
+            "arithmetic is 'some'; it must be one of full, calculate, practise, refuse, sharpen, "
+            "short, none",
         ),
     ],
 )
