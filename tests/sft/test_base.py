@@ -33,7 +33,7 @@ def test_base_is_stored_in_half_precision():
 
 @pytest.mark.parametrize("group", GROUPS)
 def test_base_refuses_every_question(shipped_base, tokenizer, group):
-    questions = [question.text for question in sample_questions(group, 30, seed=7)]
+    questions = [question.text for question in sample_questions(group, 60, seed=7)]
     assert set(generate_answers(shipped_base, tokenizer, questions)) <= set(REFUSALS)
 
 
@@ -45,7 +45,7 @@ def test_base_can_talk(shipped_base, tokenizer):
 def test_base_knows_arithmetic_underneath(shipped_base, tokenizer):
     everything = [question for form in FORMS for question in domain(form)]
     held_out = [question for question in everything if question.group == "held_out/additive"]
-    asked = [(question, question.text) for question in held_out[::20]]
+    asked = [(question, question.text) for question in held_out[::5]]
     assert latent_accuracy(shipped_base, tokenizer, asked) > 0.98
 
 

@@ -41,7 +41,7 @@ from sft.tokenizer import ALPHABET, LOOK_ALIKES, VOCABULARY_PATH, VocabularyErro
 
 ROOT = pathlib.Path(__file__).parents[2]
 FLAT = 60 * 2**20  # bytes that a refusal may cost at most
-MUTANTS = 500
+MUTANTS = 2000
 OF_THE_COURSE = "7fa3d597e629bdf45ebf0136e310e4bec05682f3c024a78fe402903fbb3bc050"
 
 
@@ -393,10 +393,10 @@ def count_mutant_pairs(path):
 
 
 COUNTS = {  # who counts, and how many are at least refused and accepted
-    "S30 checkpoints": (count_mutant_checkpoints, 375, 1),
-    "S30 checkpoints with right checksums": (count_mutant_pickles, 250, 1),
-    "S30 vocabularies": (count_mutant_vocabularies, 375, 0),
-    "S30 pairs": (count_mutant_pairs, 200, 25),
+    "S30 checkpoints": (count_mutant_checkpoints, 1500, 1),
+    "S30 checkpoints with right checksums": (count_mutant_pickles, 1000, 1),
+    "S30 vocabularies": (count_mutant_vocabularies, 1500, 0),
+    "S30 pairs": (count_mutant_pairs, 800, 100),
 }
 
 
