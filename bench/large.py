@@ -14,7 +14,7 @@ def pairs_file(n: int, negatives: str) -> str:
     """A generated file of pairs, made if it is not there."""
     path = Path(f"runs/pairs_{negatives}_{n}.json")
     if not path.exists():
-        make_pairs.main(make_pairs.Config(n=n, negatives=negatives, out=str(path)))
+        make_pairs.main(make_pairs.Config(n=n, negatives=negatives, out=str(path), quiet=True))
     return str(path)
 
 

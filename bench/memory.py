@@ -4,45 +4,65 @@ Each run is a process of its own: the notebook's training as it is by default, a
 pairs. Not for Windows.
 """
 
-import os
+import multiprocessing
 import resource
 import sys
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
+from bench.large import SETTINGS, pairs_file
 from bench.results import Measurement, print_result
-from dpo import make_pairs
+from configurator import override
 from dpo.evaluation.tables import markdown
-from dpo.train import Config
+from dpo.train import Config, train
 
-MANY_PAIRS, LARGE = Path("runs/many_pairs.json"), "dpo/settings/large_file.py"
+LARGE = str(SETTINGS / "large_file.py")
 MIB = 2**20  # bytes
 UNIT = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
 
+Result = TypeVar("Result")
 
-def peak_bytes(words: list[str]) -> int:
-    """Largest resident set of `python -m dpo.train WORDS`; RuntimeError if it fails."""
-    child = os.spawnv(os.P_NOWAIT, sys.executable, [sys.executable, "-m", "dpo.train", *words])
-    _, status, usage = os.wait4(child, 0)
-    if status:
-        raise RuntimeError(f"dpo.train {words} ended with status {status}")
-    return usage.ru_maxrss * UNIT
+
+def in_new_process(work: Callable[..., Result], *arguments: object) -> Result:
+    """What the function returns, from a process that does nothing else."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(work, *arguments).result()
+
+
+def own_peak() -> int:
+    """Largest resident set of this process, in bytes.
+
+    On Linux `getrusage` would count what the parent held when it started this process, too.
+    """
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * UNIT
+    [line] = [line for line in status.read_text().splitlines() if line.startswith("VmHWM:")]
+    return int(line.split()[1]) * 1024  # it is in kB
+
+
+def peak_of_run(words: list[str]) -> int:
+    """Peak of this process, in bytes, after what `python -m dpo.train WORDS` does."""
+    train(override(Config(), [*words, "--out=runs/memory", "--quiet"]))
+    return own_peak()
 
 
 def measure() -> dict[str, dict[str, int]]:
     """Bytes of every run: its peak, and the sizes of its files."""
-    make_pairs.main(make_pairs.Config(n=3072, negatives="refusal", out=str(MANY_PAIRS)))
-    alone = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * UNIT
+    many = in_new_process(pairs_file, 3072, "refusal")
     runs = {
         "default": [],
         "default, float32": ["--precision=float32"],
-        "3,072 pairs, no evals": [LARGE, f"--pairs={MANY_PAIRS}", "--eval_every=0"],
+        "3,072 pairs, no evals": [LARGE, f"--pairs={many}", "--eval_every=0"],
     }
-    results = {"torch and this program alone": {"peak": alone}}
+    results = {"torch and this program alone": {"peak": in_new_process(own_peak)}}
     for name, words in runs.items():
-        pairs = next((w.partition("=")[2] for w in words if w.startswith("--pairs=")), Config.pairs)
+        pairs = many if name.startswith("3,072") else Config.pairs
         sizes = {"pairs": Path(pairs).stat().st_size, "base": Path(Config.base).stat().st_size}
-        peak = peak_bytes([*words, "--out=runs/memory", "--quiet"])
-        results[name] = {"peak": peak, **sizes}
+        results[name] = {"peak": in_new_process(peak_of_run, words), **sizes}
     return results
 
 
