@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 
 from dpo import data, evaluation, plots
 from dpo.compare import read_run
-from dpo.training import compute_reference_logps
 from dpo.training.history import History
 from sft import arithmetic
 from sft.checkpoint.weights import load_model
@@ -23,9 +22,9 @@ DRAWN, N, SEED = 200, 60, 1  # as in the notebook
 ASKED = arithmetic.Question("a+b", 28, 57)
 
 
-def training_figure(history: History, start: list[float], beta: float) -> Figure:
+def training_figure(history: History, beta: float) -> Figure:
     """The three panels as they stand at the end of the run."""
-    live = plots.TrainingFigure(len(history), beta, start)
+    live = plots.TrainingFigure(len(history), beta)
     live.update(history)
     return live.figure
 
@@ -37,7 +36,6 @@ def figures() -> dict[str, Figure]:
     models = {"before": base, "after": tuned}
     pairs = data.load_pairs(PAIRS, tokenizer).pairs
     run = read_run(TUNED)
-    logps = compute_reference_logps(base, data.tokenize_pairs(tokenizer, pairs))
     questions = evaluation.sample_groups(N, SEED)
     sums = [ASKED, *(q for q in questions if q.group == "held_out/additive")]
     both = [data.Pair(q.text, q.right_answer, arithmetic.REFUSAL, 0) for q in sums]
@@ -52,7 +50,7 @@ def figures() -> dict[str, Figure]:
     scored = (evaluation.score_pairs(model, tokenizer, both) for model in models.values())
     return {
         "drawn_answers": plots.draws_figure(drawn),
-        "training": training_figure(run.history, logps.mean(dim=0).tolist(), run.settings["beta"]),
+        "training": training_figure(run.history, run.settings["beta"]),
         "right_answers": plots.right_figure(asked),
         "one_character": plots.character_figure(*scored),
         "pairs": plots.likelihood_figure(evaluation.score_pairs(base, tokenizer, pairs)),

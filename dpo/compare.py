@@ -174,11 +174,15 @@ def describe_pairs(before: list[tuple], after: list[tuple]) -> str:
     return "\n".join(lines)
 
 
-def describe_answers(before: list[Reply], after: list[Reply]) -> str:
-    """Which questions turned right and which wrong, in words."""
+def describe_answers(
+    before: list[Reply], after: list[Reply], names: tuple[str, str] = ("before", "now")
+) -> str:
+    """Which questions became right and which ceased to be, in words; `names` are of the two."""
     right = [sum(reply.outcome == "right" for reply in replies) for replies in (before, after)]
-    lines = [f"Right answers to {len(after):,} questions: {right[0]:,} before, {right[1]:,} now."]
-    for name, changes in zip(("turned right", "turned wrong"), flipped(before, after), strict=True):
+    counts = ", ".join(f"{n:,} {name}" for n, name in zip(right, names, strict=True))
+    lines = [f"Right answers to {len(after):,} questions: {counts}."]
+    kinds = ("newly right", "no longer right")
+    for name, changes in zip(kinds, flipped(before, after), strict=True):
         texts = [f"{new.question.text}{old.text} -> {new.text}" for old, new in changes]
         lines += count_and_examples(name, texts)
     return "\n".join(lines)

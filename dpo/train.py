@@ -42,7 +42,7 @@ class Config:
     optimizer: str = "adamw"  # adamw, or muon for the matrices (and AdamW for the rest)
     max_grad_norm: float = 1.0  # gradients longer than this are shortened
     max_length: int = 256  # longest prompt and answer, in characters; longer ones are refused
-    eval_every: int = 4  # steps between two evals of answers and of the KL, 0 for none
+    eval_every: int = 6  # steps between two evals of answers and of the KL, 0 for none
     eval_questions: int = 40  # validation questions in an eval, as many of the pairs
     save_every: int = 20  # steps between two saved states that a run can go on from
     resume: bool = False  # go on with the interrupted run in `out`, if there is one

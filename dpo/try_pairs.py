@@ -282,8 +282,9 @@ class Trial:
             [reply for reply, one in self._replies(run) if one.topic != NO_ANSWER]
             for run in self.runs.values()
         )
-        parts = (describe_answers(before, after), describe_balance(before, after))
-        return "\n".join(["Before: the shipped pairs. Now: yours.", *filter(None, parts)])
+        names = ("with the shipped pairs", "with yours")
+        parts = (describe_answers(before, after, names), describe_balance(before, after))
+        return "\n".join(filter(None, parts))
 
     def _describe_edited(self) -> str:
         """What the prompts of edited pairs are answered, by the base and by both runs."""

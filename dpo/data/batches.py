@@ -205,3 +205,14 @@ def collate_pairs(
     """These pairs as one batch; `reference_logps` (B, 2) holds chosen and rejected of each."""
     lines = tuple(pair.line for pair in pairs)
     return PairBatch(pack_pairs(pairs, device), *reference_logps.to(device).unbind(dim=1), lines)
+
+
+def describe_batch(tokenizer: Tokenizer, batch: PairBatch) -> str:
+    """Its texts, and below each a `^` for every character that is scored."""
+    lines = []
+    for name, answers in (("chosen", batch.pairs.chosen), ("rejected", batch.pairs.rejected)):
+        texts = torch.cat([batch.pairs.inputs[:, :1], answers.targets], dim=1)  # (B, C + 1)
+        for ids, mask in zip(texts.tolist(), answers.completion_mask.tolist(), strict=True):
+            lines.append(f"{name:10}" + tokenizer.decode(ids).rstrip("\n") + "⏎")
+            lines.append(" " * 11 + "".join(" ^"[scored] for scored in mask).rstrip())
+    return "\n".join(lines)

@@ -224,10 +224,11 @@ def _warning(obstacle: Obstacle, members: list[ScoredPair], n: int) -> str:
     more = ", ..." if len(members) > SHOWN_LINES else ""
     answer, logps, place = obstacle.find(members[0])
     character, before = f"{answer}\n"[place], answer[max(0, place - CONTEXT) : place]
-    behind = f" behind {before!r}" if before else " at the start"
+    after = f"after {before!r}" if before else "at the start"
     return (
         f"warning: {len(members):,} of {n:,} pairs {obstacle.name}: line {where}{more} "
-        f"({character!r}{behind}: {_probability(math.exp(logps[place]))}); {obstacle.advice}"
+        f"({after} the base writes {character!r} with {_probability(math.exp(logps[place]))}); "
+        f"{obstacle.advice}"
     )
 
 

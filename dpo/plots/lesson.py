@@ -22,6 +22,7 @@ from dpo.training.history import History
 
 Batch = TypeVar("Batch")
 
+TENFOLD = math.log(10)
 WIDTH = 9.0  # inches: of 100 pixels, as wide as a page of the notebook
 
 # Answers drawn at random
@@ -82,21 +83,19 @@ def _draw_share(
 class TrainingFigure:
     """Three panels that grow while a run goes on: the loss, both answers, the validation.
 
-    `start` is the mean log-probability in nats of the pairs' chosen and rejected answers under the
-    reference. `display` is IPython's; the figure appears in the cell that loops over `follow`.
+    `display` is IPython's; the figure appears in the cell that loops over `follow`.
     """
 
     def __init__(
         self,
         steps: int,
         beta: float,
-        start: tuple[float, float],
         display: Callable | None = None,
         seconds: float = 1.0,
     ):
         self.figure, self.axes = plt.subplots(1, 3, figsize=(WIDTH, 3.8), layout="constrained")
         plt.close(self.figure)  # shown through the handle only, not once more by the cell
-        self.steps, self.beta, self.start = steps, beta, start
+        self.steps, self.beta = steps, beta
         self.display, self.seconds = display, seconds
         self.handle, self.drawn, self.failed = None, -math.inf, False
         self.history: History | None = None  # as last drawn
@@ -128,7 +127,7 @@ class TrainingFigure:
             axis.clear()
         steps = list(range(1, len(history) + 1))
         _draw_loss(self.axes[0], steps, history["loss/preference"], self.steps)
-        _draw_answers(self.axes[1], steps, self._typical(history))
+        _draw_answers(self.axes[1], steps, self._gains(history))
         _draw_validation(self.axes[2], history.evals)
         for axis in self.axes:
             axis.set_xlim(0, self.steps)
@@ -147,17 +146,10 @@ class TrainingFigure:
             self.handle.update(self.figure)
         self.drawn, self.history = time.monotonic(), history
 
-    def _typical(self, history: History) -> dict[str, list[float]]:
-        """Typical probability of the pairs' answers: at the start, times what a batch gained.
-
-        A reward is beta times the mean gain of a batch in nats. So a batch of unlikely answers does
-        not make a dent in the curve.
-        """
-        curves = {}
-        for name, logp in zip(("chosen", "rejected"), self.start, strict=True):
-            rewards = history[f"rewards/{name}"]
-            curves[name] = [min(1.0, math.exp(logp + reward / self.beta)) for reward in rewards]
-        return curves
+    def _gains(self, history: History) -> dict[str, list[float]]:
+        """How much likelier the answers of each batch have become since the start, in nats."""
+        names = ("chosen", "rejected")
+        return {n: [reward / self.beta for reward in history[f"rewards/{n}"]] for n in names}
 
 
 def _draw_loss(axis: Axes, steps: list[int], losses: list[float], last: int) -> None:
@@ -169,18 +161,29 @@ def _draw_loss(axis: Axes, steps: list[int], losses: list[float], last: int) -> 
     axis.set_title("The loss", fontsize=11, loc="left")
 
 
-def _draw_answers(axis: Axes, steps: list[int], curves: dict[str, list[float]]) -> None:
-    """Typical probability of the chosen and of the rejected answers."""
+def _draw_answers(axis: Axes, steps: list[int], gains: dict[str, list[float]]) -> None:
+    """How many times as likely as at the start; `gains` are the logarithms of that."""
     labels = []
     for (name, values), color, style in zip(
-        curves.items(), (BLUE, ORANGE), ("-o", "--s"), strict=True
+        gains.items(), (BLUE, ORANGE), ("-o", "--s"), strict=True
     ):
         axis.plot(steps, values, style, color=color, linewidth=1.8, markersize=3)
         labels.append((values[-1], name, color))
-    _as_percent(axis)
+    furthest = max(TENFOLD, *(abs(value) for values in gains.values() for value in values))
+    powers = math.ceil(furthest / TENFOLD)
+    every = math.ceil(powers / 4)  # at most nine ticks
+    tens = range(-every * (powers // every), powers + 1, every)
+    axis.set_yticks([power * TENFOLD for power in tens], [_factor(power) for power in tens])
+    axis.set_ylim(-1.05 * furthest, 1.05 * furthest)
     label_ends(axis, labels, steps[-1])
-    axis.set_ylabel("typical probability")
+    axis.set_ylabel("times as likely as at the start")
     axis.set_title("Answers of the pairs", fontsize=11, loc="left")
+
+
+def _factor(power: int) -> str:
+    """`x 100` for 2, `1 : 100` for -2."""
+    size = f"{10 ** abs(power):,}" if abs(power) < 4 else f"$10^{{{abs(power)}}}$"
+    return f"1 : {size}" if power < 0 else f"x {size}"
 
 
 def _draw_validation(axis: Axes, evals: dict[str, list[float]]) -> None:

@@ -1,5 +1,6 @@
 """What a file of pairs holds, and how likely its answers are under the base."""
 
+import math
 import textwrap
 from collections import Counter
 
@@ -77,53 +78,49 @@ def _draw_bars(axis: Axes, counts: dict[str, int], title: str) -> None:
 
 
 def likelihood_figure(scored: list[ScoredPair]) -> Figure:
-    """A point a pair: log-probability of its chosen answer over that of its rejected one.
+    """A point a pair: how likely its chosen answer is under the base, and its rejected one.
 
-    Pairs that leave the base no choice have a marker of their kind, which is named.
+    Pairs that leave the base no choice have a marker of their kind. The title names the commonest.
     """
-    figure, axis = blank_axis(7.6, 5)
+    figure, axis = blank_axis(8.6, 5)
     kinds: dict[Obstacle | None, list[ScoredPair]] = {kind: [] for kind in (None, *OBSTACLES)}
     for it in scored:
         kinds[find_obstacle(it)].append(it)
     for (kind, members), marker in zip(kinds.items(), "os^Dv", strict=True):
         at = [it.rejected_logp for it in members], [it.chosen_logp for it in members]
-        axis.plot(*at, marker, color=ORANGE if kind else BLUE, ms=7, alpha=0.6, clip_on=False)
-    _draw_log_square(axis, min(min(it.chosen_logp, it.rejected_logp) for it in scored))
-    _name_kinds(axis, {kind.name: found for kind, found in kinds.items() if kind and found})
-    free, n = len(kinds[None]), len(scored)
-    share = f"{free:,} of {n:,}" if free < n else f"all {n:,}"
-    axis.set_title(f"The base has a choice in {share} pairs", fontsize=12, loc="left")
-    axis.set_xlabel("log-probability of the rejected answer, nats")
-    axis.set_ylabel("log-probability of the chosen answer, nats")
+        name = f"{len(members):,} {_what(kind)}"
+        if members and kind:
+            name += f" (line {members[0].pair.line})"
+        looks = {"color": ORANGE if kind else BLUE, "ms": 7, "alpha": 0.6, "clip_on": False}
+        axis.plot(*at, marker, label=textwrap.fill(name, 34) if members else None, **looks)
+    _draw_square(axis, min(min(it.chosen_logp, it.rejected_logp) for it in scored))
+    axis.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, labelspacing=1)
+    commonest = max(kinds, key=lambda kind: len(kinds[kind]))
+    n, share = len(scored), len(kinds[commonest])
+    who = f"All {n:,} pairs" if share == n else f"{share:,} of {n:,} pairs"
+    axis.set_title(f"{who} {_what(commonest)}", fontsize=12, loc="left")
+    axis.set_xlabel("probability of the rejected answer")
+    axis.set_ylabel("probability of the chosen answer")
     return figure
 
 
-def _draw_log_square(axis: Axes, lowest: float) -> None:
-    """Both axes alike, linear from 0 to -1 nats and logarithmic below, with their diagonal."""
+def _what(kind: Obstacle | None) -> str:
+    return kind.name if kind else "leave the base a choice"
+
+
+def _draw_square(axis: Axes, lowest: float) -> None:
+    """Both axes alike, in nats: linear from 0 to -1 and logarithmic below; with their diagonal."""
     limit = 1.5 * min(lowest, -2)
-    ticks = [tick for tick in (0, -0.5, -1, -3, -10, -30, -100, -300) if tick > limit]
-    names = [f"{tick:g}" for tick in ticks]
+    shares = (1, 0.6, 0.3, 0.1, 0.01) if limit > -30 else (1, 0.6, 0.1)
+    ticks = {f"{p:.0%}".replace("%", " %"): math.log(p) for p in shares}
+    ticks |= {f"$10^{{{power}}}$": power * math.log(10) for power in (-4, -10, -30, -100)}
+    ticks = {name: logp for name, logp in ticks.items() if logp > limit}
     axis.set_xscale("symlog", linthresh=1)
     axis.set_yscale("symlog", linthresh=1)
-    axis.set_xticks(ticks, names)
-    axis.set_yticks(ticks, names)
+    axis.set_xticks(list(ticks.values()), list(ticks))
+    axis.set_yticks(list(ticks.values()), list(ticks))
+    axis.minorticks_off()
     axis.set(xlim=(limit, 0), ylim=(limit, 0), aspect="equal")
     axis.plot([limit, 0], [limit, 0], ":", color=GREY, linewidth=1.2, zorder=0)
     meaning = "Dotted: both alike; above it, the base prefers the chosen answer."
-    axis.text(1.05, 0, textwrap.fill(meaning, 24), transform=axis.transAxes, color=GREY)
-
-
-def _name_kinds(axis: Axes, kinds: dict[str, list[ScoredPair]]) -> None:
-    """Names in a column on the right, the highest first, each with a line to its first pair."""
-    from_top = sorted(kinds.items(), key=lambda kind: -kind[1][0].chosen_logp)
-    for place, (name, members) in enumerate(from_top):
-        axis.annotate(
-            textwrap.fill(f"{len(members):,} {name} (line {members[0].pair.line})", 24),
-            (members[0].rejected_logp, members[0].chosen_logp),
-            (1.05, 0.93 - 0.2 * place),
-            textcoords="axes fraction",
-            arrowprops={"arrowstyle": "-", "relpos": (0, 0.5), "color": ORANGE, "linewidth": 0.8},
-            va="center",
-            color=ORANGE,
-            fontsize=10,
-        )
+    axis.text(1.04, 0.05, textwrap.fill(meaning, 34), transform=axis.transAxes, color=GREY)

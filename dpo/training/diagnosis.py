@@ -222,9 +222,9 @@ def describe_run(history: History) -> str:
     lines = [
         f"{len(history)} steps; loss {first['loss/preference']:.4f} -> "
         f"{last['loss/preference']:.4f}.",
-        f"Rewards: chosen {last['rewards/chosen']:+.2f}, rejected {last['rewards/rejected']:+.2f}, "
-        f"margin {last['rewards/margins']:.2f}; {last['rewards/accuracies']:.0%} of the last pairs "
-        "ranked right.",
+        f"Rewards in the last step: chosen {last['rewards/chosen']:+.2f}, "
+        f"rejected {last['rewards/rejected']:+.2f}, margin {last['rewards/margins']:.2f}; "
+        f"{last['rewards/accuracies']:.0%} of its pairs ranked right.",
     ]
     if history.evals:
         held_out, trained, kl = (

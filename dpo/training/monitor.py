@@ -17,7 +17,7 @@ from model import GPT
 from sft.generation import greedy_matches
 from sft.tokenizer import Tokenizer
 
-MOST_TRAINED = 16  # pairs that are asked
+MOST_TRAINED = 8  # pairs that are asked
 KL_QUESTIONS = 8  # a drawn answer costs far more time than a greedy one
 
 

@@ -1,16 +1,18 @@
 """A whole run: prepare it, loop over its steps, finish it. `settings` are those of `dpo.train`."""
 
+import copy
 import json
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from dpo.data.batches import TokenizedPair, batches, tokenize_pairs
+from dpo.data.batches import TokenizedPair, batch_order, batches, tokenize_pairs
 from dpo.data.pair import Pair
 from dpo.data.pair_file import load_pairs, spread
 from dpo.loss_variants import LOSS_TYPES, losses_with, settings_of
@@ -58,7 +60,7 @@ class Run:
     settings: dict
     pairs: list[Pair]
     tokenized: list[TokenizedPair]
-    reference_logps: Tensor  # (N, 2): chosen and rejected of every pair
+    reference_logps: Tensor  # (N, 2): chosen and rejected of every pair that the steps use
     policy: GPT
     monitor: Monitor
     history: History
@@ -82,7 +84,7 @@ def prepare(settings: dict, history: History, device: torch.device, world: World
     """Load models and pairs, score the pairs with the reference, make optimizers and schedules."""
     base, micro_batch = settings["base"], settings["micro_batch"]
     policy, tokenizer = load_model(base, device)
-    reference, _ = load_model(base, device)
+    reference = copy.deepcopy(policy)
     pairs = _load_pairs(settings, tokenizer, policy.config.block_size)
     provenance = describe_provenance(
         device, settings["precision"], settings["seed"], base, settings["pairs"]
@@ -93,12 +95,7 @@ def prepare(settings: dict, history: History, device: torch.device, world: World
     print(f"{len(pairs)} pairs, {steps} steps of {settings['batch_size']}")
     _note_unused_settings(settings)
     monitor = Monitor(reference, tokenizer, pairs, settings["eval_questions"], settings["seed"])
-    with autocast(device, settings["precision"]):
-        shard_logps = compute_reference_logps(
-            reference, tokenized, micro_batch, "reference", world.shard
-        )
-    # Each process has scored its shard and left zeros elsewhere: the sum is complete.
-    reference_logps = world.all_reduce(shard_logps.to(device)).cpu()
+    reference_logps = _score_used(reference, tokenized, settings, world)
     optimizers = make_optimizers(
         policy, settings["optimizer"], settings["base_lr"], settings["muon_lr"]
     )
@@ -116,6 +113,28 @@ def prepare(settings: dict, history: History, device: torch.device, world: World
         settings, pairs, tokenized, reference_logps,
         policy, monitor, history, state, world, provenance,
     )  # fmt: skip
+
+
+def _score_used(
+    reference: GPT, tokenized: list[TokenizedPair], settings: dict, world: World
+) -> Tensor:
+    """The reference's log-probabilities (N, 2), of the pairs that the steps use; 0 elsewhere."""
+    device = reference.lm_head.weight.device
+    used = sorted(set(chain.from_iterable(batch_order(len(tokenized), **_order(settings)))))
+    shard_logps = torch.zeros(len(tokenized), 2)
+    with autocast(device, settings["precision"]):
+        shard_logps[used] = compute_reference_logps(
+            reference, [tokenized[i] for i in used],
+            settings["micro_batch"], "reference", world.shard,
+        )  # fmt: skip
+    # Each process has scored its shard and left zeros elsewhere: the sum is complete.
+    return world.all_reduce(shard_logps.to(device)).cpu()
+
+
+def _order(settings: dict) -> dict[str, int]:
+    """The settings that decide which pairs are in which batch; epochs, if any, replace steps."""
+    order = {name: settings[name] for name in ("batch_size", "seed", "steps", "epochs")}
+    return order | {"steps": 0} if settings["epochs"] else order
 
 
 def loop(run: Run) -> None:
@@ -156,10 +175,7 @@ def _remaining_batches(run: Run) -> Iterator:
     return batches(
         run.tokenized,
         run.reference_logps,
-        settings["batch_size"],
-        settings["seed"],
-        steps=0 if settings["epochs"] else settings["steps"],
-        epochs=settings["epochs"],
+        **_order(settings),
         start=len(run.history),
         device=run.policy.lm_head.weight.device,
         micro_batch=settings["micro_batch"],

@@ -3,7 +3,15 @@
 import pytest
 import torch
 
-from dpo.data.batches import batch_order, batches, pack_pairs, packed_length, tokenize_pairs
+from dpo.data.batches import (
+    batch_order,
+    batches,
+    collate_pairs,
+    describe_batch,
+    pack_pairs,
+    packed_length,
+    tokenize_pairs,
+)
 from dpo.data.pair import Pair
 from dpo.data.pair_file import load_pairs
 from dpo.loss import sequence_logps
@@ -258,3 +266,13 @@ def test_unknown_ids_are_refused_before_the_model(tiny, tokenizer, monkeypatch):
     message = "id 74 is not among the model's 74 characters; use the vocabulary"
     with pytest.raises(ValueError, match=message):
         compute_reference_logps(tiny, [pair])
+
+
+def test_batch_shows_what_is_scored(tokenizer):
+    tokenized = tokenize_pairs(tokenizer, [Pair("1+1=?", " 2.", " no.", 1)])
+    assert describe_batch(tokenizer, collate_pairs(tokenized, torch.zeros(1, 2))).split("\n") == [
+        "chosen    1+1=? 2.⏎",
+        "               ^^^^",
+        "rejected  1+1=? no.⏎",
+        "               ^^^^^",
+    ]

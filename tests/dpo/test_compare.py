@@ -78,10 +78,10 @@ def test_flipped_answers_became_or_ceased_to_be_right():
 def test_flipped_answers_are_told():
     assert describe_answers([*BEFORE, WRONG[0]], [*AFTER, RIGHT[0]]).splitlines() == [
         "Right answers to 5 questions: 2 before, 3 now.",
-        "turned right: 2",
+        "newly right: 2",
         "  1+2=? No. ->  The answer is 3 because 1+2 equals 3.",
         "  1+0=? No. ->  The answer is 1 because 1+0 equals 1.",
-        "turned wrong: 1",
+        "no longer right: 1",
         "  1+1=? The answer is 2 because 1+1 equals 2. ->  No.",
     ]
 

@@ -3,10 +3,9 @@
 import copy
 import math
 from dataclasses import dataclass
-from itertools import combinations
 
 import pytest
-from conftest import make_tiny, teach, texts_in
+from conftest import make_tiny, teach
 
 import dpo.pairs
 from dpo.data.batches import collate_pairs, tokenize_pairs
@@ -195,7 +194,7 @@ def test_a_warning_names_lines_and_character(describe):
     )
     assert lines[3].startswith(
         "warning: 1 of 2 pairs reject what the base never says: line 9 "
-        "(' ' behind ' Sorry, I do': 1e-09); the loss falls there"
+        "(after ' Sorry, I do' the base writes ' ' with 1e-09); the loss falls there"
     )
 
 
@@ -293,28 +292,33 @@ def test_a_point_has_both_log_probabilities(figure):
     assert y == pytest.approx(math.log(0.3) + 18 * math.log(0.9999))
 
 
-def test_figure_says_how_many_have_a_choice(figure):
-    assert figure.axes[0].get_title("left") == "The base has a choice in 2 of 6 pairs"
-
-
-def test_figure_of_pairs_that_all_have_a_choice():
-    title = likelihood_figure([FREE] * 3).axes[0].get_title("left")
-    assert title == "The base has a choice in all 3 pairs"
+@pytest.mark.parametrize(
+    ("pairs", "title"),
+    [
+        ([FREE, FREE, *OBSTACLES.values()], "2 of 6 pairs leave the base a choice"),
+        ([FREE] * 3, "All 3 pairs leave the base a choice"),
+        (
+            [FREE, *[OBSTACLES["reject what the base never says"]] * 2],
+            "2 of 3 pairs reject what the base never says",
+        ),
+    ],
+)
+def test_figure_names_the_commonest_kind_of_pair(pairs, title):
+    assert likelihood_figure(pairs).axes[0].get_title("left") == title
 
 
 @pytest.mark.parametrize("name", OBSTACLES)
 def test_figure_names_every_obstacle(figure, name):
-    assert any(f"1 {name} (line 1)" in text.replace("\n", " ") for text in texts_in(figure))
+    named = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert f"1 {name} (line 1)" in [text.replace("\n", " ") for text in named]
 
 
-def test_no_two_texts_overlap():
+def test_names_and_meaning_do_not_overlap():
     figure = likelihood_figure([FREE, *OBSTACLES.values()])
-    texts = figure.axes[0].texts
-    for text in texts:
-        text.arrowprops = text.arrow_patch = None  # or the line counts as a part of the text
+    axis = figure.axes[0]
+    [meaning] = axis.texts
     figure.canvas.draw()
-    boxes = [text.get_window_extent() for text in texts]
-    assert not [pair for pair in combinations(boxes, 2) if pair[0].overlaps(pair[1])]
+    assert not axis.get_legend().get_window_extent().overlaps(meaning.get_window_extent())
 
 
 # The program

@@ -107,8 +107,8 @@ def curves(figure, panel):
     return [list(line.get_ydata()) for line in figure.axes[panel].lines]
 
 
-def trained(run=None, start=(-1.0, -2.0)):
-    live = TrainingFigure(60, beta=0.1, start=start)
+def trained(run=None):
+    live = TrainingFigure(60, beta=0.1)
     live.update(run or made_up_run())
     assert not live.failed
     return live.figure
@@ -116,7 +116,7 @@ def trained(run=None, start=(-1.0, -2.0)):
 
 def test_training_figure_appears_at_its_first_update_only(shown):
     figures, handle, display = shown
-    live = TrainingFigure(60, 0.1, (-1.0, -2.0), display)
+    live = TrainingFigure(60, 0.1, display)
     assert figures == []
     live.update(made_up_run())
     live.update(made_up_run())
@@ -125,12 +125,12 @@ def test_training_figure_appears_at_its_first_update_only(shown):
 
 
 def test_training_figure_hands_on_the_batches():
-    assert list(TrainingFigure(3, 0.1, (-1.0, -2.0)).follow("abc")) == ["a", "b", "c"]
+    assert list(TrainingFigure(3, 0.1).follow("abc")) == ["a", "b", "c"]
 
 
 def test_training_figure_comes_again_in_a_cell_that_is_run_again(shown):
     figures, handle, display = shown
-    live = TrainingFigure(60, 0.1, (-1.0, -2.0), display)
+    live = TrainingFigure(60, 0.1, display)
     for _ in live.follow([1]):
         live.update(made_up_run())
     assert list(live.follow([])) == []
@@ -139,7 +139,7 @@ def test_training_figure_comes_again_in_a_cell_that_is_run_again(shown):
 
 def test_training_figure_keeps_its_interval(shown):
     figures, handle, display = shown
-    live = TrainingFigure(61, 0.1, (-1.0, -2.0), display, seconds=1000)
+    live = TrainingFigure(61, 0.1, display, seconds=1000)
     live.update(made_up_run())
     live.update(made_up_run())
     assert (len(figures), handle.updates) == (1, 0)
@@ -149,21 +149,24 @@ def test_training_figure_shows_the_preference_loss_and_ln_2():
     assert curves(trained(), 0) == [made_up_run()["loss/preference"], [LN_2, LN_2]]
 
 
-def test_training_figure_starts_where_the_reference_is():
-    starts = [values[0] for values in curves(trained(start=(math.log(0.2), math.log(0.6))), 1)]
-    assert starts == pytest.approx([0.2, 0.6])
-
-
-def test_training_figure_adds_rewards_to_the_start():
-    # rewards of 0.05 and -0.05 at beta 0.1: half a nat up from -1, half a nat down from -2
-    rewards = {"rewards__chosen": [0.05] * 60, "rewards__rejected": [-0.05] * 60}
+def test_training_figure_shows_gains_since_the_start():
+    rewards = {"rewards__chosen": [0.05] * 60, "rewards__rejected": [-0.2] * 60}
     ends = [values[-1] for values in curves(trained(made_up_run(**rewards)), 1)]
-    assert ends == pytest.approx([math.exp(-0.5), math.exp(-2.5)])
+    assert ends == pytest.approx([0.5, -2])  # nats: rewards divided by beta
 
 
-def test_training_figure_draws_no_probability_above_one():
-    high = [values[-1] for values in curves(trained(made_up_run(rewards__chosen=[9.0] * 60)), 1)]
-    assert high[0] == 1
+@pytest.mark.parametrize(
+    ("reward", "names"),
+    [
+        (0.1, ["1 : 10", "x 1", "x 10"]),
+        (0.4, ["1 : 100", "1 : 10", "x 1", "x 10", "x 100"]),  # e^4 is 55
+        (2.0, ["1 : $10^{9}$", "1 : $10^{6}$", "1 : 1,000", "x 1", "x 1,000"]),
+    ],
+)
+def test_gains_are_named_as_factors(reward, names):
+    run = made_up_run(rewards__chosen=[reward] * 60, rewards__rejected=[-reward] * 60)
+    axis = trained(run).axes[1]
+    assert [text.get_text() for text in axis.get_yticklabels()][: len(names)] == names
 
 
 def test_training_figure_tells_sums_from_products():
@@ -191,7 +194,7 @@ def test_training_figure_shows_a_loss_above_its_usual_range():
 
 
 def test_training_goes_on_when_the_figure_fails(capsys):
-    live = TrainingFigure(60, 0.1, (-1.0, -2.0), display=lambda *_, **__: 1 / 0)
+    live = TrainingFigure(60, 0.1, display=lambda *_, **__: 1 / 0)
     live.update(made_up_run())
     live.update(made_up_run())
     said = "note: the figure is not drawn any more (division by zero); the training goes on\n"

@@ -5,7 +5,7 @@ import math
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pytest
@@ -13,9 +13,12 @@ import torch
 from conftest import ROOT, SUMS, TINY, course_file, make_tiny, same_bits, train_tiny
 
 from configurator import override
+from dpo.data.batches import batch_order
 from dpo.loss_variants import LOSS_TYPES, settings_of
 from dpo.train import Config, train
+from dpo.training.distributed import ALONE
 from dpo.training.history import History
+from dpo.training.run import prepare
 from model import GPT, GPTConfig
 from sft.checkpoint.weights import Checkpoint, from_json_tensor, load_checkpoint
 
@@ -321,3 +324,11 @@ def test_config_has_the_defaults_of_losses(loss_type):
     config = Config()
     settings = settings_of(loss_type)
     assert {name: getattr(config, name) for name in settings} == settings
+
+
+def test_the_reference_scores_what_the_steps_use_and_no_more(tiny_folder, tmp_path):
+    files = {"base": str(tiny_folder / "base.pt"), "pairs": str(tiny_folder / "pairs.json")}
+    config = Config(**files, out=str(tmp_path), device="cpu", steps=1, batch_size=2, quiet=True)
+    run = prepare(asdict(config), History(), torch.device("cpu"), ALONE)
+    [used] = batch_order(len(run.pairs), 2, config.seed, steps=1)
+    assert run.reference_logps.all(dim=1).nonzero().flatten().tolist() == sorted(used)

@@ -330,9 +330,8 @@ def test_a_trial_counts_by_topic():
 
 def test_a_trial_tells_what_turned():
     text = made_up(2).describe()
-    assert (
-        "Right answers to 7 questions: 7 before, 5 now.\nturned right: 0\nturned wrong: 2" in text
-    )
+    counts = "Right answers to 7 questions: 7 with the shipped pairs, 5 with yours."
+    assert f"{counts}\nnewly right: 0\nno longer right: 2" in text
 
 
 def test_a_trial_says_what_chance_would_do():

@@ -891,7 +891,7 @@ class BrokenHandle:
 
 def test_figure_that_fails_says_so_once(capsys):
     """R20."""
-    figure = TrainingFigure(10, 0.1, (-1.0, -2.0), lambda *_, **__: BrokenHandle())
+    figure = TrainingFigure(10, 0.1, lambda *_, **__: BrokenHandle())
     history = History()
     history.append(dict.fromkeys(METRICS, 0.5))
     for _ in range(10):
