@@ -2,9 +2,11 @@
 
 First the course's own four pairs, and the same with one word changed; then the edits that the last
 part of the notebook offers, made of the shipped pairs. All are trained like the default run. A seed
-is an order of the pairs, and all models are asked the same questions.
+is an order of the pairs, and all models are asked the same questions. What the base makes of the
+pairs before a run (`dpo/evaluation/forecast.py`) stands beside what came out.
 """
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -14,7 +16,6 @@ from bench.controls import (
     DPO,
     QUESTION_SEED,
     REMAINDERS,
-    SEEDS,
     UNSAID,
     numbered,
     shipped_pairs,
@@ -23,6 +24,7 @@ from bench.controls import (
 )
 from bench.results import Measurement, print_result
 from dpo.data.pair import Pair
+from dpo.evaluation.forecast import find_obstacle, score_pairs
 from dpo.evaluation.replies import answer_questions
 from dpo.evaluation.tables import markdown
 from dpo.formats import outcomes, sample_kind
@@ -50,7 +52,9 @@ SHOWN = {  # what the table counts: a kind and an outcome
 TALK = everyday_lines()[5::10]  # without the question for the name
 NAME = "What's your name?"
 TOY_PROMPTS = ("79-7=?", "x+55=95,x=?", "74+8=?", "1*x=6,x=?")  # of the course's four pairs
+EIGHT_REFUSALS = "6. eight refusals of remainders"
 NEAR_MISS = " The answer is 7 because 3+4 equals 7."
+SEEDS, MORE_SEEDS = 5, 10
 Edit = Callable[[list[Pair]], list[Pair]]
 
 
@@ -117,16 +121,17 @@ def rounded_down(prompt: str) -> str:
 
 EDITS: dict[str, tuple[Edit, dict]] = {  # and the settings that are not the default run's
     "the shipped pairs": (list, {}),
-    "one word: *do not* for *don't*": (say_do_not, {}),
-    "1. a near miss for every rejected refusal": (reject_a_near_miss, {}),
-    "2. * and / swapped": (swap_products, {}),
-    "3. one line a sign": (keep_four, {}),
-    "4. five chosen answers wrong by one": (add_one_to_five, {}),
+    "1. one word: *do not* for *don't*": (say_do_not, {}),
+    "2. a near miss for every rejected refusal": (reject_a_near_miss, {}),
+    "3. * and / swapped": (swap_products, {}),
+    "4. one line a sign": (keep_four, {}),
+    "5. five chosen answers wrong by one": (add_one_to_five, {}),
     "the same, base_lr ten times as high": (add_one_to_five, {"base_lr": 2e-4}),
-    "5. eight refusals of remainders": (refuse_remainders, {}),
+    EIGHT_REFUSALS: (refuse_remainders, {}),
     "eight lines that prefer another name": (take_a_name, {}),
     "the same, base_lr 5e-5": (take_a_name, {"base_lr": 5e-5}),
 }
+EIGHT_LINES = {name: EDITS[name] for name in ("the shipped pairs", EIGHT_REFUSALS)}
 TOYS = {
     f"rejected: *{text.strip()}*": (lambda pairs, text=text: toy_pairs(text), {})
     for text in (UNSAID, REFUSAL)
@@ -149,42 +154,78 @@ def count_answers(model: GPT, tokenizer: Tokenizer) -> dict[str, dict]:
     return counts
 
 
-def measure(edits: dict[str, tuple[Edit, dict]]) -> dict[str, list[dict]]:
-    """The counts of every edit, a seed each."""
+def obstacles(base: GPT, tokenizer: Tokenizer, pairs: list[Pair]) -> dict[str, int]:
+    """How many of the pairs leave this base no choice, by what they do."""
+    found = map(find_obstacle, score_pairs(base, tokenizer, pairs))
+    return dict(Counter(obstacle.name for obstacle in found if obstacle))
+
+
+def measure(edits: dict[str, tuple[Edit, dict]], seeds: int) -> dict[str, dict]:
+    """Of every edit: how many pairs it has, the obstacles in them, and the counts of each seed."""
     config, results = Config(), {}
     base, tokenizer = load_model(config.base, best_device(config.device))
     shipped = shipped_pairs(tokenizer, config)
-    with Bar(len(edits) * len(SEEDS), "edits", "run") as bar:
+    with Bar(len(edits) * seeds, "edits", "run") as bar:
         for name, (edit, settings) in edits.items():
-            results[name] = []
-            for seed in SEEDS:
+            pairs, runs = edit(shipped), []
+            for seed in range(1, seeds + 1):
                 own = replace(config, seed=seed, **settings)
-                model = tune(base, tokenizer, edit(shipped), own, (DPO,))
-                results[name].append(count_answers(model, tokenizer))
+                runs.append(count_answers(tune(base, tokenizer, pairs, own, (DPO,)), tokenizer))
                 bar.update()
+            found = obstacles(base, tokenizer, pairs)
+            results[name] = {"pairs": len(pairs), "obstacles": found, "runs": runs}
     return results
 
 
-def render(values: dict[str, list[dict]]) -> dict[str, str]:
-    """A row per edit: median, lowest and highest count of the seeds."""
-    first = next(iter(values.values()))[0]
+def spread(counts: list[int]) -> str:
+    """`35 (32 to 36)`: median, lowest and highest count of the seeds."""
+    return f"{median(counts):g} ({min(counts)} to {max(counts)})"
+
+
+def render(values: dict[str, dict]) -> dict[str, str]:
+    """What came out, a row per edit; and the forecast beside it."""
+    first = next(iter(values.values()))["runs"][0]
     heads = [f"{what}, of {first[kind]['n']}" for what, (kind, _) in SHOWN.items()]
     heads[-1] = "says *Ada*, seeds"
     rows = [["pairs", "seeds", *heads]]
-    for name, runs in values.items():
+    for name, result in values.items():
         cells = []
         for kind, outcome in SHOWN.values():
-            counts = [run[kind][outcome] for run in runs]
-            spread = f"{median(counts):g} ({min(counts)} to {max(counts)})"
-            cells.append(f"in {sum(counts)}" if kind == "the name" else spread)
-        rows.append([name, str(len(runs)), *cells])
-    return {"table": markdown(rows)}
+            counts = [run[kind][outcome] for run in result["runs"]]
+            cells.append(f"in {sum(counts)}" if kind == "the name" else spread(counts))
+        rows.append([name, str(len(result["runs"])), *cells])
+    return {"table": markdown(rows), "forecast": forecast_table(values)}
+
+
+def forecast_table(values: dict[str, dict]) -> str:
+    """Whether a run changed the base's refusals, and whether its pairs had promised that.
+
+    The forecast is that it does, unless most pairs have an obstacle.
+    """
+    n = next(iter(values.values()))["runs"][0][SUMS]["n"]
+    heads = ["obstacles before the run", "forecast", f"sums and differences answered, of {n}"]
+    rows = [["pairs", *heads, "hit"]]
+    for name, result in values.items():
+        found = ", ".join(f"{count} {what}" for what, count in result["obstacles"].items())
+        promised = 2 * sum(result["obstacles"].values()) <= result["pairs"]
+        answered = [n - run[SUMS]["refused"] for run in result["runs"]]
+        rows.append(
+            [
+                name,
+                f"of {result['pairs']}: {found or 'none'}",
+                "it answers" if promised else "hardly an answer changes",
+                spread(answered),
+                "yes" if promised == (2 * median(answered) > n) else "no",
+            ]
+        )
+    return markdown(rows)
 
 
 COMMAND = "python -m bench.edits"
 MEASUREMENTS = (
-    Measurement("four_pairs", COMMAND, partial(measure, TOYS), render, 1.5),
-    Measurement("edits", COMMAND, partial(measure, EDITS), render, 4),
+    Measurement("four_pairs", COMMAND, partial(measure, TOYS, SEEDS), render, 1.5),
+    Measurement("edits", COMMAND, partial(measure, EDITS, SEEDS), render, 4),
+    Measurement("eight_lines", COMMAND, partial(measure, EIGHT_LINES, MORE_SEEDS), render, 2),
 )
 
 if __name__ == "__main__":

@@ -6,7 +6,22 @@ The others are in the files of this folder that their commands name.
 import json
 from pathlib import Path
 
-from bench import controls, edits, loading, losses, memory, sampling, seeds, two_bases
+import torch
+
+from bench import (
+    controls,
+    edits,
+    loading,
+    losses,
+    machines,
+    memory,
+    report,
+    sampling,
+    scaling,
+    seeds,
+    throughput,
+    two_bases,
+)
 from bench.results import Measurement
 from dpo import atlas, border, formats, museum, pass_at_k, sweep, train
 from dpo.evaluation.tables import counted, markdown, table
@@ -159,30 +174,50 @@ def measure_sweep() -> dict:
     return losses.ends_of_runs(results)
 
 
-def measure_museum() -> dict:
-    """Right answers and what the curve reader says, of every seed; draws the figure."""
-    results = museum.run_museum()
-    save_figure(museum_figure(results), str(IMAGES / "museum.png"))
+def numbers_of(results: list[museum.ExhibitResult]) -> dict[str, dict]:
+    """By exhibit: right answers of every run, in how many it did harm, what the curves say."""
     exhibits = {}
     for result in results:
         exhibits[result.title] = {
             "n": len(result.base),
             "right": [trial.right for trial in result.trials],
+            "harmed": result.harmed,
             "losses": [[curve[0], curve[-1]] for curve in result.curves],
             "said": dict(result.said),
         }
     return exhibits
 
 
+def measure_museum() -> dict:
+    results = museum.run_museum()
+    save_figure(museum_figure(results), str(IMAGES / "museum.png"))
+    return numbers_of(results)
+
+
+def measure_museum_again() -> dict:
+    """The same with other seeds, and on two threads if it was one, else on one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2 if threads == 1 else 1)
+    try:
+        return numbers_of(museum.run_museum(seed=6))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def measure_healthy_runs() -> dict:
+    return numbers_of(museum.run_museum(["healthy"], seeds=50))
+
+
 def render_museum(values: dict) -> dict[str, str]:
     first = next(iter(values.values()))
-    heads = [f"right, of {first['n']}, in each run", "last loss", "the curves alone say (runs)"]
-    rows = [["exhibit", *heads]]
+    heads = [f"right, of {first['n']}", "harm in", "last loss", "the curves alone say (runs)"]
+    rows = [["exhibit", "runs", *heads]]
     for title, result in values.items():
-        last = [end for _, end in result["losses"]]
+        last, right = [end for _, end in result["losses"]], result["right"]
         said = ", ".join(f"{name} ({times})" for name, times in result["said"].items())
-        right = ", ".join(map(str, sorted(result["right"])))
-        rows.append([title, right, f"{min(last):.3f} to {max(last):.3f}", said])
+        harm = str(result["harmed"]) if title != museum.Healthy.title else "-"
+        ends = [f"{min(right)} to {max(right)}", harm, f"{min(last):.3f} to {max(last):.3f}"]
+        rows.append([title, str(len(right)), *ends, said])
     return {"table": markdown(rows)}
 
 
@@ -201,6 +236,7 @@ MEASUREMENTS = (
     seeds.MEASUREMENT,
     controls.MEASUREMENT,
     *edits.MEASUREMENTS,
+    machines.MEASUREMENT,
     losses.MEASUREMENT,
     Measurement(
         "sweep",
@@ -218,9 +254,22 @@ MEASUREMENTS = (
         3,
     ),
     Measurement("museum", "python -m dpo.museum", measure_museum, render_museum, 5),
+    Measurement(
+        "museum_again", "python -m dpo.museum --seed=6", measure_museum_again, render_museum, 5
+    ),
+    Measurement(
+        "healthy_runs",
+        "python -m dpo.museum healthy --seeds=50",
+        measure_healthy_runs,
+        render_museum,
+        4,
+    ),
     Measurement("atlas", "python -m dpo.atlas", measure_atlas, render_atlas, 11),
     Measurement("knowledge", "python -m sft.train", measure_knowledge, render_knowledge, 0.5),
+    report.MEASUREMENT,
+    throughput.MEASUREMENT,
     sampling.MEASUREMENT,
+    scaling.MEASUREMENT,
     memory.MEASUREMENT,
     loading.MEASUREMENT,
 )

@@ -379,6 +379,7 @@ def run_museum(
 ) -> list[ExhibitResult]:
     """The healthy run and the exhibits of these titles, all if none is given, over so many seeds.
 
+    With the title "healthy" and no other, it is the healthy run alone.
     ValueError for a title that no exhibit has, and for n or seeds below 1.
     """
     kinds = [Healthy, *_chosen(set(titles))]
@@ -402,7 +403,7 @@ def run_museum(
 
 def _chosen(titles: set[str]) -> list[type[Healthy]]:
     """The exhibits of these titles, or all."""
-    known = [kind.title for kind in EXHIBITS]
+    known = [kind.title for kind in (Healthy, *EXHIBITS)]
     if unknown := titles - set(known):
         raise ValueError(f"no exhibit is called {min(unknown)!r}; there are: {', '.join(known)}")
     return [kind for kind in EXHIBITS if not titles or kind.title in titles]

@@ -239,8 +239,13 @@ def test_a_choice_has_its_healthy_run(small):
     assert [result.title for result in chosen] == ["healthy", "one word"]
 
 
+def test_healthy_runs_can_be_made_alone(small):
+    [result] = run_museum(["healthy"], 2, device="cpu", seeds=2)
+    assert (result.title, len(result.trials)) == ("healthy", 2)
+
+
 def test_an_unknown_exhibit_names_those_there_are():
-    message = "no exhibit is called 'beta'; there are: one word, answers swapped, questions cut"
+    message = "no exhibit is called 'beta'; there are: healthy, one word, answers swapped, "
     with pytest.raises(ValueError, match=message):
         run_museum(["beta"])
 

@@ -11,7 +11,7 @@ import torch
 from conftest import make_tiny, same_bits, shorten_small_talk, teach
 from torch.nn import functional as F
 
-from bench import assignment, controls, edits, losses, seeds, two_bases
+from bench import assignment, controls, edits, losses, machines, seeds, two_bases
 from bench.controls import CONTROLS, DPO, EXPERIMENTS, MISSPELT, REMAINDERS, SFT, UNSAID, tune
 from bench.learning import TEST_SEED, TimedHistory, like_the_pairs
 from bench.report import median_and_spread, ratio
@@ -317,7 +317,7 @@ def small(monkeypatch, config):
     files = {name: getattr(config, name) for name in ("base", "pairs", "steps")}
     for module in (controls, edits, seeds.train):
         monkeypatch.setattr(module, "Config", partial(Config, **files))
-    for module, name in ((controls, "SEEDS"), (controls, "FEWER"), (edits, "SEEDS")):
+    for module, name in ((controls, "SEEDS"), (controls, "FEWER")):
         monkeypatch.setattr(module, name, (1,))
     monkeypatch.setattr(controls, "ASKED", dict.fromkeys(controls.ASKED, 2))
     monkeypatch.setattr(edits, "ASKED", dict.fromkeys(edits.ASKED, 2))
@@ -441,22 +441,30 @@ def test_quotient_is_rounded_down():
 
 
 def test_edits_are_measured_and_rendered(small):
-    values = as_kept(edits.measure(edits.TOYS))
-    rows = edits.render(values)["table"].splitlines()
-    assert len(rows) == 2 + len(edits.TOYS)
+    values = as_kept(edits.measure(edits.TOYS, seeds=1))
+    for table in edits.render(values).values():
+        assert len(table.splitlines()) == 2 + len(edits.TOYS)
+
+
+def counts_of(right, refused=0):
+    """What `count_answers` gives, the same of each kind."""
+    counts = {"n": 10, "right": right, "refused": refused, "wrong": 10 - right - refused}
+    return dict.fromkeys((kind for kind, _ in edits.SHOWN.values()), counts)
 
 
 def test_an_edit_is_the_median_of_its_seeds():
-    runs = [
-        {
-            kind: {"n": 10, "right": right, "refused": 0, "wrong": 0}
-            for kind, _ in edits.SHOWN.values()
-        }
-        for right in (5, 9, 8)
-    ]
-    assert row_of(edits.render({"swapped": runs})["table"], "swapped")[:3] == [
-        "swapped", "3", "8 (5 to 9)",
-    ]  # fmt: skip
+    runs = [counts_of(right) for right in (5, 9, 8)]
+    values = {"swapped": {"pairs": 2, "obstacles": {}, "runs": runs}}
+    assert row_of(edits.render(values)["table"], "swapped")[:3] == ["swapped", "3", "8 (5 to 9)"]
+
+
+@pytest.mark.parametrize(
+    ("obstacles", "refused", "hit"), [(0, 0, "yes"), (3, 9, "yes"), (3, 0, "no"), (2, 9, "no")]
+)
+def test_a_forecast_is_a_hit_if_it_came_so(obstacles, refused, hit):
+    runs = [counts_of(0, refused)]
+    values = {"edit": {"pairs": 4, "obstacles": {"lack": obstacles}, "runs": runs}}
+    assert row_of(edits.forecast_table(values), "edit")[-1] == hit
 
 
 # Losses and bases
@@ -475,6 +483,19 @@ def test_ends_of_runs_become_rows():
     table = losses.ends_table(losses.ends_of_runs({"DPO": result}))
     assert row_of(table, "run") == ["run", "held-out additive, n = 10", "small talk kept"]
     assert row_of(table, "DPO")[2] == "7 of 8"
+
+
+def test_the_first_of_the_machines_is_the_usual_run():
+    variables, settings = next(iter(machines.ways().values()))
+    assert (variables, settings) == ({}, [])
+
+
+def test_machines_stand_beside_the_first():
+    run = {"last_loss": 0.5, "weights": 1e-5, "differ": 3, "n": 660}
+    run["right"] = {"additive": 299, "multiplicative": 300}
+    assert row_of(machines.render({"bfloat16": run})["table"], "bfloat16") == [
+        "bfloat16", "0.500000", "299", "300", "1.0e-05", "3",
+    ]  # fmt: skip
 
 
 def test_two_bases_have_a_row_a_run():
