@@ -1,23 +1,23 @@
 """Make the base model from nothing: `python -m sft.train` writes sft/gpt.pt.
 
 `--arithmetic=calculate --out=runs/calculates.pt` does the first stage alone,
-`--arithmetic=practise --init=runs/calculates.pt --out=runs/practised.pt` the second; `refuse` and
-`sharpen` are the third and the fourth.
+`--arithmetic=practise --init=runs/calculates.pt --out=runs/practised.pt` the second; `polish`,
+`refuse` and `sharpen` are the others.
 
 `--arithmetic=none --out=runs/blank.pt` makes a blank base, which has never seen an answer to an
 arithmetic question; `--arithmetic=short --init=runs/blank.pt --out=runs/calculates.pt` then teaches
 it to calculate, in short lines.
 
-There are four stages. The first teaches to calculate, and to tell what can be calculated from what
+There are five stages. The first teaches to calculate, and to tell what can be calculated from what
 cannot. Most of its lines are short (`17+19=? 36.`), since arithmetic is learnt fast from those;
 through the long answers among them, the model also calculates where the number stands later in a
-line. The second goes on with that. The third is a gentle one. It makes the refusal the likeliest
-answer to every question, and leaves the arithmetic underneath. Meanwhile the two kinds of questions
-draw near to each other, and the fourth stage parts them again: it has more refusals, most of them
-to what cannot be answered. That has nothing but refusals in all stages.
+line. The second and the third go on with that. The fourth is a gentle one. It makes the refusal the
+likeliest answer to every question, and leaves the arithmetic underneath. Meanwhile the two kinds of
+questions draw near to each other, and the fifth stage parts them again: it has more refusals, most
+of them to what cannot be answered. That has nothing but refusals in all stages.
 
-The learning rates of a stage are constant for half of it: after Ctrl-C, `--resume` with another
-`--effort` makes it longer or shorter.
+The learning rates of a stage are constant for half of it, those of `polish` fall from the start.
+After Ctrl-C, `--resume` with another `--effort` makes a stage longer or shorter.
 """
 
 import hashlib
@@ -64,7 +64,7 @@ class Config:
 
     out: str = "sft/gpt.pt"  # checkpoint to write, in half precision
     init: str = ""  # checkpoint to start from; empty: random weights
-    arithmetic: str = "full"  # or one stage: calculate, refuse, sharpen; none: a blank base; short
+    arithmetic: str = "full"  # or one stage: calculate ... sharpen; none: a blank base; short
     effort: float = 1.0  # multiplies the number of lines of every stage
     resume: bool = False  # go on with the interrupted run beside `out`, if there is one
     quiet: bool = False  # print nothing but errors
@@ -91,24 +91,26 @@ CALCULATE = Stage(
     },
 )  # fmt: skip
 PRACTISE = Stage(
-    "practise", 384_000, 0.02, 3e-3,
+    "practise", 345_600, 0.02, 3e-3,
     {
         "short": 70, "right": 8, "statement": 1, "everyday": 5, "wrong": 0.5, "refusal": 1.5,
         "short_unanswerable": 12, "unanswerable": 2,
     },
 )  # fmt: skip
+POLISH = Stage("polish", 235_520, 0.01, 1.5e-3, PRACTISE.mixture, decay=1.0)
 REFUSE = Stage(
     "learn to refuse", 25_600, 0.002, 2e-4,
     {"statement": 20, "right": 14, "wrong": 3, "refusal": 38, "everyday": 8, "unanswerable": 17},
 )  # fmt: skip
 SHARPEN = Stage(
-    "part the two", 30_720, 0.002, 2e-4,
+    "part the two", 51_200, 0.002, 2e-4,
     {"statement": 16, "right": 12, "wrong": 1, "refusal": 60, "everyday": 8, "unanswerable": 50},
 )  # fmt: skip
 STAGES = {
-    "full": (CALCULATE, PRACTISE, REFUSE, SHARPEN),
+    "full": (CALCULATE, PRACTISE, POLISH, REFUSE, SHARPEN),
     "calculate": (CALCULATE,),
     "practise": (PRACTISE,),
+    "polish": (POLISH,),
     "refuse": (REFUSE,),
     "sharpen": (SHARPEN,),
     "short": (
@@ -259,7 +261,7 @@ def check(config: Config) -> None:
         raise ValueError(
             f"this would replace the shipped {config.out}; name another file: --out=runs/base.pt"
         )
-    if config.arithmetic in ("short", "practise", "refuse", "sharpen") and not config.init:
+    if config.arithmetic not in ("full", "calculate", "none") and not config.init:
         raise ValueError(
             f"{config.arithmetic!r} goes on from a base: name it, for instance --init=sft/gpt.pt"
         )
