@@ -45,6 +45,8 @@ def _why_no_pair(asked: list[Message], chosen: list[Message], rejected: list[Mes
     if len(asked) != 1 or asked[0][0] not in USER:
         roles = ", ".join(role for role, _ in asked[:5]) or "nobody"
         return f"a chat of {len(asked)} messages before the answer ({roles[:100]})"
+    if chosen[:-1] != rejected[:-1]:
+        return "two answers that follow different questions"
     for answer in (chosen, rejected):
         if len(answer) != 1 or answer[0][0] not in ASSISTANT:
             return f"an answer of {len(answer)} messages, or not by the assistant"
@@ -69,6 +71,9 @@ def _messages(inside: object) -> list[Message]:
             return []
         role = message.get("role", message.get("from"))
         content = message.get("content", message.get("value"))
+        match content:
+            case [{"type": "text", "text": content}]:
+                pass
         if not isinstance(role, str) or not isinstance(content, str):
             return []
         found.append((role, content))

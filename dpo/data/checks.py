@@ -1,15 +1,21 @@
 """What makes a JSON value a pair, and what is wrong with one: a mistake keeps a file from use."""
 
 import difflib
+import re
 from collections import Counter
+from collections.abc import Iterable
+from functools import lru_cache
 
 from dpo.data.chat import is_chat, read_chat
 from dpo.data.json_reader import NEAR, shorten
 from dpo.data.pair import Findings, Pair, Problem
+from dpo.data.text_reader import PAIR
 from sft.tokenizer import LOOK_ALIKES, describe_character, remedy
 
 KEYS = ({"positive", "negative"}, {"prompt", "chosen", "rejected"})  # the two formats of a pair
 SHOWN_NAMES = 8  # of what is replaced or not used
+SHOWN_PATHS = 3
+NAMES = KEYS[0] | KEYS[1]
 _LOOK_ALIKES = frozenset(LOOK_ALIKES)
 _PARTS = "`prompt`, `chosen` and `rejected`"
 
@@ -45,8 +51,10 @@ def read_pair_texts(
         wanted = _find_format(value)
     if not wanted:
         return None, problems or _object_problems(value) or _key_problems(value)
-    for key in value.keys() - wanted:
-        keys.add(shorten(key), line)
+    if len(value) > len(wanted):
+        for key in value:
+            if key not in wanted:
+                keys.add(shorten(key), line)
     clean = {key: _replace_look_alikes(value[key], line, characters) for key in wanted}
     if "prompt" in clean:
         texts = clean["prompt"], clean["chosen"], clean["rejected"]
@@ -76,41 +84,110 @@ def _is_text(value: object) -> bool:
 def _object_problems(value: object) -> list[Problem]:
     """What keeps a JSON value from being one object for one pair."""
     if not isinstance(value, dict):
-        kind = type(value).__name__
-        sentence = f"a pair is an object with `positive` and `negative`, not a {kind}"
-        return [Problem(f"no object: {kind}", sentence)]
-    lists = [shorten(key) for key, inside in value.items() if isinstance(inside, list)]
-    if not lists:
-        return []
-    if any(keys <= value.keys() for keys in KEYS):
+        return [_no_object(value)]
+    if any(keys <= value.keys() and _are_columns(map(value.get, keys)) for keys in KEYS):
         sentence = "the keys hold lists, as columns of a table; write an object for each pair"
         return [Problem("columns", sentence)]
-    where = " and ".join(lists[:SHOWN_NAMES])
-    alone = "write the list alone"
-    if len(lists) > 1:
+    paths = [] if NAMES & value.keys() else _find_pairs_inside(value)
+    if not paths:
+        return []
+    what, alone = "list stands", "write the list alone"
+    if not all(len(path) == 1 and isinstance(value[path[0]], list) for path in paths):
+        what, alone = "pairs stand", "write each pair alone, one a line"
+    elif len(paths) > 1:
         alone = "write the lists alone, one after another"
-    sentence = f"the list stands inside an object, under {where}; {alone}"
-    return [Problem("wrapper", sentence)]
+    where = " and ".join(" > ".join(map(shorten, path)) for path in paths[:SHOWN_PATHS])
+    others = " and others" if len(paths) > SHOWN_PATHS else ""
+    return [Problem("wrapper", f"the {what} inside an object, under {where}{others}; {alone}")]
+
+
+def _no_object(value: object) -> Problem:
+    kind = _kind_of(value)
+    if isinstance(value, str) and value.lstrip().startswith(("{", "[")):
+        remedy = "write it without the quotes around it and the backslashes in it"
+        return Problem(
+            "written twice", f"a text that holds JSON, which was written twice; {remedy}"
+        )
+    sentence = f"a pair is an object with `positive` and `negative`, not {kind}; write {PAIR}"
+    return Problem(f"no object: {kind}", sentence)
+
+
+def _kind_of(value: object) -> str:
+    """What JSON calls a value."""
+    kinds = {list: "a list", dict: "an object", str: "a text", bool: "true or false"}
+    return "null" if value is None else kinds.get(type(value), "a number")
+
+
+def _are_columns(texts: Iterable[object]) -> bool:
+    return all(isinstance(inside, list | dict) for inside in texts)
+
+
+def _find_pairs_inside(value: dict) -> list[list[str]]:
+    """The keys on the way to pairs, under each key that has some; else to any lists of objects."""
+    found = {key: _path_to_pair(inside) for key, inside in value.items()}
+    paths = [[key, *path] for key, path in found.items() if path is not None]
+    lists = {key: inside for key, inside in value.items() if isinstance(inside, list) and inside}
+    return paths or [[key] for key, inside in lists.items() if isinstance(inside[0], dict)]
+
+
+def _path_to_pair(value: object, depth: int = 4) -> list[str] | None:
+    """The keys on the way to the first object with a key of a pair; None if there is none."""
+    if isinstance(value, list) and value:
+        value = value[0]
+    if not isinstance(value, dict) or not depth:
+        return None
+    if NAMES & value.keys():
+        return []
+    paths = ((key, _path_to_pair(inside, depth - 1)) for key, inside in value.items())
+    return next(([key, *path] for key, path in paths if path is not None), None)
 
 
 def _key_problems(value: dict) -> list[Problem]:
     """Keys that are no texts, keys that lack, and keys that were probably meant to be those."""
-    wanted = next((keys for keys in KEYS if keys <= value.keys()), None)
-    if wanted:
-        empty = [key for key in sorted(wanted) if not _is_text(value[key])]
-        return [Problem(f"empty {key}", f"{key!r} is empty or not a text") for key in empty]
-    wanted = next((keys for keys in KEYS if keys & value.keys()), KEYS[0])
-    problems = []
-    for key in sorted(value.keys() - wanted):
-        near = difflib.get_close_matches(key[:NEAR].lower(), sorted(wanted), n=1)
-        advice = f"write {near[0]!r}" if near else f"a pair has {', '.join(sorted(wanted))}"
-        problems.append(Problem("unknown key", f"unknown key {shorten(key)}; {advice}"))
-    for key in sorted(wanted):
-        if key not in value:
-            problems.append(Problem(f"missing {key}", f"{key!r} is missing"))
-        elif not _is_text(value[key]):
-            problems.append(Problem(f"empty {key}", f"{key!r} is empty or not a text"))
-    return problems
+    wanted = max(KEYS, key=lambda keys: len(keys & value.keys()))
+    problems, others, missing = [], [], wanted - value.keys()
+    for key, inside in value.items():
+        if key in wanted:
+            problems += [] if _is_text(inside) else [_no_text(key, inside)]
+        elif meant := _meant_key(key[:NEAR], frozenset(wanted - value.keys())):
+            missing -= {meant}
+            sentence = f"unknown key {shorten(key)}; write {meant!r}"
+            problems.append(Problem(f"unknown key for {meant}", sentence))
+        else:
+            others.append(shorten(key))
+    return problems + ([_missing(sorted(missing), others, value)] if missing else [])
+
+
+@lru_cache(maxsize=1000)
+def _meant_key(key: str, missing: frozenset[str]) -> str:
+    """Which of the missing keys was probably meant; empty if none."""
+    near = difflib.get_close_matches(key.strip().lower(), sorted(missing), n=1)
+    return near[0] if near else ""
+
+
+def _no_text(key: str, inside: object) -> Problem:
+    kind = _kind_of(inside)
+    remedy = (
+        "write a pair for each of its texts" if kind == "a list" else "write the text in quotes"
+    )
+    found = "" if kind == "a text" else f" ({kind})"
+    return Problem(f"empty {key}", f"{key!r} is empty or not a text{found}; {remedy}")
+
+
+def _missing(missing: list[str], others: list[str], value: dict) -> Problem:
+    """The sentence about keys that lack, where the object has these others."""
+    has = ", ".join(others[:SHOWN_NAMES])
+    if others and not NAMES & value.keys():
+        remedy = (
+            f"a pair has {_PARTS}, or `positive` and `negative`; rename them, and add what lacks"
+        )
+        return Problem("unknown keys", f"unknown key{'s' * (len(others) > 1)} {has}: {remedy}")
+    sentence = f"{' and '.join(map(repr, missing))} {'are' if len(missing) > 1 else 'is'} missing"
+    if others:
+        sentence += f"; the other keys are {has}: rename what is meant, or add what lacks"
+    elif missing == ["prompt"]:
+        sentence += "; if both texts begin with the question, call them `positive` and `negative`"
+    return Problem(f"missing {missing}", sentence)
 
 
 def _prompt_problems(clean: dict[str, str], prompt: str, rejected_prompt: str) -> list[Problem]:
@@ -148,13 +225,26 @@ def split_text(text: str) -> tuple[str, str]:
 
 
 def _replace_look_alikes(text: str, line: int, characters: Replaced) -> str:
-    if _LOOK_ALIKES.isdisjoint(text):
+    if _LOOK_ALIKES.isdisjoint(text) or _as_it_was(text):
         return text
     for character in sorted(set(text) & _LOOK_ALIKES):
         instead = LOOK_ALIKES[character]
         characters.add(f"{character!r} -> {instead!r}", line, text.count(character))
         text = text.replace(character, instead)
     return text
+
+
+def _as_it_was(text: str) -> str:
+    """The text before its UTF-8 was read as Windows-1252; empty if it was not."""
+    if text.isascii():
+        return ""
+    try:
+        return text.encode("cp1252").decode()
+    except UnicodeError:
+        return ""
+
+
+_CODE = re.compile(r"&#?\w{2,8};|\\[a-z]+")  # of HTML, of a line break, of LaTeX
 
 
 def find_text_problems(text: str, alphabet: frozenset[str], max_length: int) -> list[Problem]:
@@ -166,16 +256,26 @@ def find_text_problems(text: str, alphabet: frozenset[str], max_length: int) -> 
     if over <= 0 and alphabet.issuperset(text):
         return []
     problems = []
-    for character, count in Counter(text).items():
+    if was := _as_it_was(text):
+        sentence = f"{shorten(text)} is UTF-8 that was read as Windows-1252; write {shorten(was)}"
+        problems.append(Problem("read wrongly", sentence))
+        text = was
+    if code := _CODE.search(text):
+        sentence = (
+            f"{code[0]!r} is the code of a character; write that, or for a line break a space"
+        )
+        problems.append(Problem("code", sentence))
+    for character, count in Counter(_CODE.sub("", text)).items():
         if character != "\n" and character not in alphabet:
             times = f" ({count} times)" if count > 1 else ""
             what = describe_character(character)
             problems.append(Problem(what, f"{what}{times}: {remedy(character)}"))
     if "\n" in text:
-        sentence = f"a line break inside {shorten(text)}; it would end the answer, write a space"
+        instead = "write a space, or at the end nothing"
+        sentence = f"a line break inside {shorten(text)}; it would end the answer; {instead}"
         problems.append(Problem("line break", sentence))
     if over > 0:
-        length = f"{len(text):,} characters and an end mark, {over:,} over max_length"
+        length = f"{len(text):,} characters and an end mark, {over:,} over max_length; shorten it"
         problems.append(Problem("too long", f"{text[:30]!r}... has {length}"))
     return problems
 

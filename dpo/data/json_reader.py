@@ -63,7 +63,8 @@ class _Reader:
                 return
         # Without the brackets of an inner list that is not closed, the file may be closed already.
         if self.in_list and not self.is_cut and not self.is_inner_said:
-            yield self._between("not closed", "the list is not closed; end the file with ]")
+            remedy = "end the file with ], or get the whole file if it was cut"
+            yield self._between("not closed", f"the list is not closed; {remedy}")
 
     def _step(self, character: str) -> Entry | None:
         """Read one value, bracket or comma; None if there is nothing to say about it."""
@@ -132,6 +133,8 @@ class _Reader:
         """The value that begins here, or what is wrong with it."""
         start = self.position
         line = self._line_at(start)
+        if not self.in_list and self.text[start] not in '{["':
+            return self._stray(line)  # perhaps the number of a line
         try:
             value, end = self._decode(start)
             if isinstance(value, str) and self.text.startswith(":", _skip_space(self.text, end)):
@@ -143,6 +146,7 @@ class _Reader:
             return self._skip(line, Problem(str(error).partition(" ")[0], str(error)))
         except (ValueError, RecursionError):
             problem = "nested too deeply or a number too long; a pair holds texts only"
+            self.position = _OPENERS.match(self.text, start).end() - 1  # in each, it is as deep
             return self._skip(line, Problem("deep", problem))
         self.position, self.after_value = end, True
         self.number += 1
@@ -195,7 +199,7 @@ class _Reader:
         start = self.position
         self.position = _end_of_stray(self.text, start, self.in_list)
         self.syntax_errors += 1
-        stray = self.text[start : self.position].strip()
+        stray = self.text[start : self.position].strip(SPACE)
         for beginning, hint in BEGINNINGS.items():
             if stray.startswith(beginning):
                 return Entry(line, 0, None, Problem(hint, f"not JSON: {hint}"))
@@ -203,6 +207,10 @@ class _Reader:
         if self.had_list and not self.in_list:
             where = "after the end of the list"
         shown = repr(stray[:30]) + ("..." if len(stray) > 30 else "")
+        if stray.endswith('"}'):
+            remedy = "get the whole file, or write what lacks"
+            problem = f"a pair without its beginning: {shown}; {remedy}"
+            return Entry(line, 0, None, Problem("no beginning", problem))
         problem = Problem(where, f"text {where}: {shown}; it is no pair, remove just that")
         return Entry(line, 0, None, problem)
 
@@ -225,6 +233,9 @@ def _skip_space(text: str, position: int) -> int:
     return position
 
 
+# Beginnings inside each other, and the keys between them.
+_OPENERS = re.compile(r'(?:[\s{[]++|"[^"\n]*+"\s*+:)++|.')
+
 # Objects inside a pair: the messages of a chat.
 _INNER = r"\s*[\"'](?:role|from|content|value)\b"
 _KEY = r"\s*[\"'\u201c][\w ]{1,30}[\"'\u201d]\s*[:\"'\u201c]"
@@ -236,7 +247,8 @@ def _next_object(text: str, position: int) -> int:
     match = _OBJECT.search(text, position + 1)
     if match:
         return match.start(match.lastindex)
-    return max(position + 1, len(text) - text.endswith("]"))
+    end = text.rfind("]", position + 1)  # a program may go on behind it
+    return len(text) if end < 0 or '"' in text[end:] else end
 
 
 _END_IN_LIST = re.compile(r"\n|\{|\]|,(?=\s*(?:\n|\{))")
@@ -275,4 +287,4 @@ def _no_duplicate_keys(items: list[tuple[str, object]]) -> dict:
 
 def _no_constant(name: str) -> None:
     """NaN and Infinity, which Python reads although JSON has none."""
-    raise PairsError(f"{name} is no text")
+    raise PairsError(f"{name} is no text, perhaps an empty cell of a table; write the text there")

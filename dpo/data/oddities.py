@@ -83,6 +83,9 @@ def _has_broken_number(it: Inspected) -> Oddity | None:
 def _has_wrong_number(it: Inspected) -> Oddity | None:
     if it.verdict is None or it.verdict.answer or _repeats_question(it):
         return None
+    if grade(it.asked.question, it.pair.rejected).answer:
+        deed = "have the right number in the negative answer only; exchange the two answers"
+        return deed, it.place, shorten(it.pair.prompt + it.pair.rejected)
     deed = "have a wrong number in the positive answer"
     return deed, f"{it.place} (right: {it.asked.question.answer})", ""
 

@@ -76,7 +76,7 @@ def _read_pairs(
             for answer in (chosen, rejected):
                 wrong += find_text_problems(prompt + answer, alphabet, max_length)
         # What is wrong with the prompt is found in both texts, but said once.
-        for one in dict.fromkeys(wrong):
+        for one in {one.kind: one for one in wrong}.values():
             place = f"line {line} (pair {number})" if number else f"line {line}"
             mistakes.add(one.kind, place, one.sentence)
     find_contradictions(pairs, numbers, mistakes)

@@ -6,18 +6,23 @@ SPACE = " \t\r\n"  # what JSON takes for space
 
 BEGINNINGS = {  # what stands where the JSON reader gave up
     "'": "single quotes; JSON wants double quotes",
-    "\u201c": "curly quotes; write straight ones",
-    "\u201d": "curly quotes; write straight ones",
+    **dict.fromkeys(
+        "\u201c\u201d\u201e\u2018\u2019\u00ab\u00bb\uff02", "curly quotes; write straight ones"
+    ),
+    '\\"': "a backslash before the quotes around a text; leave it out there",
+    "&quot;": "HTML's code for quotes; write \" instead of &quot;",
+    **dict.fromkeys(
+        ("None", "True", "False"), "a word of Python; JSON writes null, true and false"
+    ),
     "//": "a comment; JSON has none, remove it",
     "/*": "a comment; JSON has none, remove it",
     "#": "a comment; JSON has none, remove it",
 }
+_SPACED = "put a plain space there"
+_WITHOUT_BREAK = dict.fromkeys("\r\n", "write the text on one line, with a quote at its end")
 _NO_BRACE = "no } at the end of the pair; add it"
 _QUOTES = "a quote too few or too many; a text stands between two of them and has ' inside"
 MESSAGES = {  # of Python's reader, by how they begin
-    "Invalid control character": (
-        "a line break or tab inside a text; write the text on one line, with a quote at its end"
-    ),
     "Unterminated string": "a text without its closing quote; add it",
     "Invalid \\": "a backslash inside a text; write two",
     "Expecting ':'": "no : between a key and its text; add it",
@@ -33,6 +38,8 @@ def explain_syntax(message: str, text: str, position: int) -> str:
     for beginning, hint in BEGINNINGS.items():
         if rest.startswith(beginning):
             return hint
+    if message.startswith("Invalid control character"):
+        return f"a line break or tab inside a text; {_WITHOUT_BREAK.get(text[position], _SPACED)}"
     # Python gives the place of the }, or from 3.13 on that of the comma before it.
     is_after_comma = (before + rest[:1]).endswith((",", ",}"))
     if is_after_comma and rest.lstrip("," + SPACE).startswith("}"):

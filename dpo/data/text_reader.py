@@ -34,8 +34,7 @@ FIRST_BYTES = {  # of files that are often taken for a file of pairs
     b"ORC": f"an ORC table; {_EXPORT}",
     b"SQLite format 3": f"an SQLite database; {_EXPORT}",
     b"\xd0\xcf\x11\xe0": f"an old office document; {_EXPORT}",
-    b"\x80\x04": f"a Python pickle; {_EXPORT}",
-    b"\x80\x05": f"a Python pickle; {_EXPORT}",
+    **{bytes([0x80, protocol]): f"a Python pickle; {_EXPORT}" for protocol in range(2, 6)},
     b"\x93NUMPY": f"a NumPy array; {_EXPORT}",
     b"%PDF": f"a PDF; {_EXPORT}",
     b"{\\rtf": "rich text; save it as plain text",
@@ -55,12 +54,15 @@ def read_text(path: Path) -> str:
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         raise PairsError(
-            f"{path.name} line {line}: the file is not UTF-8, it looks like "
-            f"{_encoding_of(data)}; save it as UTF-8"
+            f"{path.name} line {line}: the file is not UTF-8, it looks like {_encoding_of(data)}"
         ) from None
     if "\0" in text:
-        looks = "UTF-16" if _is_utf_16(data) else "a binary file"
-        raise PairsError(f"{path.name}: this is not text in UTF-8, it looks like {looks}")
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise PairsError(
+            f"{path.name} line {line}: a zero byte in it, it looks like {_encoding_of(data)}"
+        )
+    if "\n" not in text:
+        text = text.replace("\r", "\n")  # the line breaks of old Macs, and of some spreadsheets
     if kind := _kind_of_text(text):
         raise PairsError(f"{path.name} line 1: this is {kind}")
     return text
@@ -74,42 +76,61 @@ def _kind_of_bytes(data: bytes) -> str:
 
 
 def _is_utf_16(data: bytes) -> bool:
-    """Whether it begins with UTF-16's mark, or has a zero in every other byte."""
+    """Whether it begins with UTF-16's mark, or has a zero in every other byte and only there."""
     beginning = data[:200]
-    zeros = max(beginning[::2].count(0), beginning[1::2].count(0))
+    zeros = abs(beginning[::2].count(0) - beginning[1::2].count(0))
     return data.startswith((b"\xff\xfe", b"\xfe\xff")) or zeros > 0.4 * len(beginning)
 
 
 def _encoding_of(data: bytes) -> str:
+    """What a file looks like that is no text in UTF-8, and what to do with it."""
+    if data.startswith((b"\xff\xfe\0\0", b"\0\0\xfe\xff")):
+        return "UTF-32; save it as UTF-8"
     if _is_utf_16(data):
-        return "UTF-16"
-    return "a binary file" if b"\0" in data else "another encoding, such as Windows-1252"
+        return "UTF-16; save it as UTF-8"
+    if b"\0" in data:
+        return f"a binary file or a damaged copy; get it again, or {_EXPORT}"
+    return "another encoding, such as Windows-1252; save it as UTF-8"
 
 
-_PAIR = '{"prompt": "1+1=?", "chosen": " 2.", "rejected": " 3."}'
+PAIR = '{"prompt": "1+1=?", "chosen": " 2.", "rejected": " 3."}'
 _KEYS = r"(?:positive|negative|prompt|chosen|rejected)"
-_YAML = re.compile(rf"(?:---\s*)?(?:-\s+)?{_KEYS}\s*:")
-_TABLE = re.compile(r"[^\n]*[,;\t][^\n]*(?:\n|$)")
+_WEB_PAGE = re.compile(r"<(?:[!?]|html|head|body|script)", re.IGNORECASE)
+_NOTEBOOK = re.compile(r'\{\s*"cells"\s*:')
+_YAML = re.compile(rf"^\s*(?:-\s+)?{_KEYS}\s*:", re.MULTILINE)
+_TABLE = re.compile(r'sep=|\|?[\w "]+(?:[,;\t|][\w "]+)+\|?(?:\n|$)')  # a row of names
+_JSON_IN_TABLE = re.compile(r'[^[{]*\{""\w+""\s*:')  # a quote inside a cell is written twice
 
 
 def _kind_of_text(text: str) -> str:
     """What a text is that has no JSON object at all, and what to do with it."""
     beginning = text[:2000].strip()
-    if beginning.startswith("<") and not beginning.startswith("<<<<<<<"):
+    if _WEB_PAGE.match(beginning):
         return "a web page or XML; download the file itself"
-    if "{" in text or beginning.startswith(("[", "{")):
+    if _NOTEBOOK.match(beginning):
+        return "a Jupyter notebook; write the pairs from a cell of it, with json.dump"
+    if _JSON_IN_TABLE.match(beginning):
+        return "a table (CSV) with JSON in its cells; write only that JSON, one object a line"
+    # What is only brackets is a list without pairs, as JSON has it.
+    if "{" in text or "}" in text or not beginning.strip("[], \t\r\n"):
         return ""
-    if _YAML.match(beginning):
-        return f"YAML; write each pair as {_PAIR}, one a line"
-    if _TABLE.match(beginning):
-        return f"a table (CSV); write each row as {_PAIR}, one a line"
-    return ""
+    unit, kind = (
+        "pair",
+        f"a file without JSON objects, it begins {beginning.split(chr(10), 1)[0][:40]!r}",
+    )
+    if _YAML.search(beginning):
+        kind = "YAML"
+    elif _TABLE.match(beginning):
+        unit, kind = "row", "a table (CSV)"
+    return f"{kind}; write each {unit} as {PAIR}, one a line"
 
 
 # What is between the texts
 
 _MERGE = re.compile(r"^(?:<{7}|={7}|>{7}|\|{7})(?:[ \t].*)?\r?$", re.MULTILINE)
-_FENCE = re.compile(r"^[ \t]*(?:```|~~~)[ \t\w]*\r?$", re.MULTILINE)
+_FENCE = re.compile(  # perhaps with a title, but no beginning of a pair or a list
+    r"^[ \t]*(?:```|~~~)(?:[^`\n:[{]|\{[^`\n:[{}]*\})*$", re.MULTILINE
+)
 INVISIBLE = (
     "\u00a0\u00ad\u0085\u1680\u180e\u2000-\u200f\u2028-\u202f\u205f-\u2069\u3000\ufeff"  # a class
 )

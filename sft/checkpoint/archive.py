@@ -49,6 +49,19 @@ SAVE_AGAIN = (
 DOWNLOAD_AGAIN = "download it again"
 
 
+OTHER_FILES = {  # by their first bytes
+    b"\x80": f"a bare pickle or a file of an old torch; {SAVE_AGAIN}",  # before 1.6
+    b"\x93NUMPY": f"an array of NumPy; {SAVE_AGAIN}",
+    b"\x89HDF": f"a file of Keras (HDF5); {SAVE_AGAIN}",
+    b"GGUF": f"a file of llama.cpp (GGUF); {SAVE_AGAIN}",
+    b"\x1f\x8b": "packed with gzip; unpack it and give the file that is inside",
+}
+SAFETENSORS = (
+    "a file of safetensors; `python -m dpo.export --format=nanogpt --checkpoint=FOLDER --out=FILE` "
+    "makes a checkpoint of a GPT-2 in its folder"
+)
+
+
 class CheckpointError(ValueError):
     """A checkpoint that cannot be used; the message says what is wrong and what to do."""
 
@@ -87,14 +100,12 @@ def _check_start_and_end(file: BinaryIO) -> None:
     start = file.read(64)
     if start.startswith(b"version https://git-lfs"):
         raise CheckpointError("is a Git LFS pointer, not the weights; run `git lfs pull`")
-    if start.lstrip()[:1] == b"<":
+    if start.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"<":
         raise CheckpointError(
             f"is a web page, not the weights; {DOWNLOAD_AGAIN} in a browser, past any warning page"
         )
     if not start.startswith(b"PK\x03\x04"):
-        # With 0x80 begins a pickle, and with a pickle a file of torch before 1.6.
-        old = " but a bare pickle or a file of an old torch" if start.startswith(b"\x80") else ""
-        raise CheckpointError(f"is not a PyTorch (zip) checkpoint{old}; {SAVE_AGAIN}")
+        raise CheckpointError(f"is not a PyTorch (zip) checkpoint{_what_else(start)}")
     size = file.seek(0, io.SEEK_END)
     # A zip ends with a record of 22 bytes. In a large one there stand before it its 64-bit sibling
     # (56 bytes) and a pointer to that (20 bytes): 98 bytes in all.
@@ -109,6 +120,21 @@ def _check_start_and_end(file: BinaryIO) -> None:
         raise CheckpointError(
             f"has a table of contents of {directory} bytes, which no checkpoint needs; not opened"
         )
+
+
+def _what_else(start: bytes) -> str:
+    """What begins like this, as far as that is known, and what to do about it."""
+    for first, kind in OTHER_FILES.items():
+        if start.startswith(first):
+            return f" but {kind}"
+    if start[8:10] == b'{"':  # behind the length of this table of contents
+        return f" but {SAFETENSORS}"
+    text = start.decode("latin-1").strip()
+    if text.isascii() and text.isprintable():
+        return f" but a text ({text[:30]!r}); {DOWNLOAD_AGAIN}"
+    if not start.strip(b"\0"):
+        return f" but begins with zeros, as after a failed copy; {DOWNLOAD_AGAIN}"
+    return f"; {SAVE_AGAIN}"
 
 
 def archive_bytes(contents: dict) -> memoryview:
@@ -162,6 +188,9 @@ def _checked_root(members: list[zipfile.ZipInfo]) -> str:
     names = [member.filename for member in members]
     roots = {name.partition("/")[0] for name in names}
     odd = [name for name in names if not MEMBER.fullmatch(name)]
+    if odd and not any(name.endswith("data.pkl") for name in names):
+        reason = f"is another kind of zip archive (with {odd[0][:80]!r})"
+        raise CheckpointError(f"{reason}; if that is the checkpoint, unpack it; else {SAVE_AGAIN}")
     if odd or len(set(names)) < len(names) or len(roots) != 1 or len(names) > MOST_MEMBERS:
         reason = "has no entries, too many, or some twice"
         if odd:

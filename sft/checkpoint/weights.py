@@ -11,7 +11,6 @@ from torch import Tensor
 
 from model import GPT, GPTConfig
 from sft.checkpoint.archive import (
-    DOWNLOAD_AGAIN,
     SAVE_AGAIN,
     CheckpointError,
     archive_bytes,
@@ -20,11 +19,15 @@ from sft.checkpoint.archive import (
 from sft.files import sha256, write_atomically
 from sft.tokenizer import Tokenizer, load_tokenizer
 
-# Left by torch.compile, by DistributedDataParallel, and by a module around the model (Lightning).
-PREFIXES = ("_orig_mod.", "module.", "model.")
+# Left by what compiles, saves memory or spreads a model; they may stand anywhere in a name.
+WRAPPERS = re.compile(r"(?:_orig_mod|_checkpoint_wrapped_module|_fsdp_wrapped_module)\.")
+# Left by DistributedDataParallel, and by any module around the model (Lightning).
+PREFIX = re.compile(r"(?:\w+\.)*?(?=(?:transformer|lm_head)\.)")
 WEIGHT_KEYS = ("model", "model_state_dict", "state_dict")
 SETTINGS_KEYS = ("hyper_parameters", "config")  # may hold the model's arguments among others
+SHOWN_KEYS = 4  # of a stranger's file
 NEWER_ARGS = {"bias", "dropout"}  # of the `model_args` that nanoGPT writes; older files lack them
+COUNTER = "n_averaged"  # which AveragedModel of torch puts beside the weights
 MASK = re.compile(r"transformer\.h\.[0-9]+\.attn\.(?:bias|masked_bias)")
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 TIED = ("lm_head.weight", "transformer.wte.weight")
@@ -54,9 +57,10 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     key = next((key for key in WEIGHT_KEYS if isinstance(contents.get(key), dict)), None)
     found = _find_args(contents)
     if key is None or found is None:
+        has = ", ".join(repr(name)[:40] for name in [*contents][:SHOWN_KEYS])
         raise CheckpointError(
             f"{path} has no `model` (or `model_state_dict`) with `model_args`, "
-            f"as nanoGPT's checkpoints have; {SAVE_AGAIN}"
+            f"as nanoGPT's checkpoints have (it has {has or 'nothing'}); {SAVE_AGAIN}"
         )
     model_args = _checked_args(path, _with_newer_args(found, contents[key]))
     state_dict = _checked_weights(path, contents[key], model_args)
@@ -148,7 +152,7 @@ def from_json_tensor(packed: object) -> object:
 def identify(path: str | Path) -> str:
     """Which file this is, in a line: size, SHA-256, and whose it is, if that is known."""
     digest, megabytes = sha256(path), Path(path).stat().st_size / 1e6
-    name = KNOWN_FILES.get(digest, "unknown to this repository")
+    name = KNOWN_FILES.get(digest, "not shipped with this repository")
     return f"{path}: {megabytes:.1f} MB, SHA-256 {digest[:8]}..., {name}"
 
 
@@ -213,14 +217,18 @@ def _checked_weights(path: Path, weights: dict, model_args: dict) -> dict[str, T
     named = {_without_prefix(str(name)): tensor for name, tensor in weights.items()}
     if len(named) != len(weights):
         raise CheckpointError(
-            f"{path} has tensors whose names differ in their prefix only; {DOWNLOAD_AGAIN}"
+            f"{path} has tensors whose names differ in their prefix only, as of two models; "
+            "save the weights of one of them alone"
         )
+    named.pop(COUNTER, None)
     named = _without_masks(path, named)
     # A layer has at least six tensors, so one layer more than these could make up is enough to see
     # that some are missing, even if n_layer is 100000.
     expected = expected_shapes(model_args, most_layers=len(named) // 6 + 1)
-    if TIED[0] not in named and TIED[1] in named:  # some programs leave out the tied copy
-        named[TIED[0]] = named[TIED[1]]
+    if "transformer.wpe.weight" in named:  # these are our names
+        for name, other in (TIED, TIED[::-1]):
+            if name not in named and other in named:  # some programs leave out one of the tied two
+                named[name] = named[other]
     _check_names(path, expected.keys(), named.keys())
     tensors = {
         name: _checked_tensor(f"{path}: {name}", named[name], expected[name]) for name in expected
@@ -276,7 +284,8 @@ def _checked_tensor(place: str, tensor: object, shape: tuple[int, ...]) -> Tenso
     """The tensor in float32, if it is one of that shape with finite numbers."""
     dense = isinstance(tensor, Tensor) and tensor.layout == torch.strided  # sparse ones are others
     if not dense or tensor.dtype not in FLOATS:
-        raise CheckpointError(f"{place} is not a plain tensor of floating-point numbers")
+        reason = f"{place} is not a plain tensor of floating-point numbers"
+        raise CheckpointError(f"{reason}; {SAVE_AGAIN}")
     found = tuple(tensor.shape)
     if found != shape:
         remedy = "they must be those that it was trained with"
@@ -286,13 +295,13 @@ def _checked_tensor(place: str, tensor: object, shape: tuple[int, ...]) -> Tenso
     tensor = tensor.detach().float()
     if not torch.isfinite(tensor).all():
         reason = f"{place} holds NaN or infinite values"
-        raise CheckpointError(f"{reason}; the training that made it failed")
+        raise CheckpointError(f"{reason}; the training that made it failed, use an earlier one")
     return tensor
 
 
 def _without_prefix(name: str) -> str:
-    """The name of a tensor without what wrappers put before it, in any order and number."""
-    return re.sub(rf"^(?:{'|'.join(map(re.escape, PREFIXES))})+", "", name)
+    """The name of a tensor without what wrappers put into it, in any order and number."""
+    return PREFIX.sub("", WRAPPERS.sub("", name), count=1)
 
 
 def is_plain(table: object) -> bool:

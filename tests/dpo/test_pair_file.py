@@ -89,7 +89,7 @@ BAD_ROWS = {
     ROW % ("8+9=? Sorry.", "8+9=? " + "1" * 300): "characters and an end mark, 51 over max_length",
     ROW % ("8+9=? Sor\\nry.", "8+9=? 17."): "a line break inside",
     "[1, 2]": "a pair is an object with `positive` and `negative`, not a list",
-    "17": "not a int",
+    "17": "not a number; write {",
     '{"negative": "8+9=? S.", "negative": "8+9=? S.", "positive": "8+9=? 17."}': (
         "key 'negative' stands twice"
     ),

@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import pickle
 import random
 import re
 import tarfile
@@ -146,6 +147,162 @@ def test_cut_file_is_named_as_cut(said):
     assert "the file ends inside a pair, as if it had been cut" in line
 
 
+PARTS = "a pair has `prompt`, `chosen` and `rejected`, or `positive` and `negative`"
+HF = '{"prompt": "8+9=?", "chosen": " 17.", "rejected": " No."}'
+WAS = "I don\u2019t, 3\u00d7."
+KEYS = {
+    "other keys": (
+        '{"question": "8+9=?", "answer": "17."}',
+        f"unknown keys 'question', 'answer': {PARTS}; rename them, and add what lacks",
+    ),
+    "one other key": (
+        HF.replace("prompt", "question"),
+        "'prompt' is missing; the other keys are 'question': rename what is meant, or add what "
+        "lacks",
+    ),
+    "a capital": (HF.replace("chosen", "Chosen "), "unknown key 'Chosen '; write 'chosen'"),
+    "whole texts under chosen and rejected": (
+        '{"chosen": "8+9=? 17.", "rejected": "8+9=? No."}',
+        "'prompt' is missing; if both texts begin with the question, call them `positive` and "
+        "`negative`",
+    ),
+    "two keys lack": ("{}", "'negative' and 'positive' are missing"),
+    "a number": (
+        HF.replace('" 17."', "17"),
+        "'chosen' is empty or not a text (a number); write the text in quotes",
+    ),
+    "null": (
+        HF.replace('" No."', "null"),
+        "'rejected' is empty or not a text (null); write the text in quotes",
+    ),
+    "several rejected": (
+        HF.replace('" No."', '[" No.", " 16."]'),
+        "'rejected' is empty or not a text (a list); write a pair for each of its texts",
+    ),
+    "answers of one question in a list": (
+        '{"instruction": "8+9=?", "output": [" 17.", " No."]}',
+        f"unknown keys 'instruction', 'output': {PARTS}; rename them, and add what lacks",
+    ),
+    "columns by number": (
+        '{"positive": {"0": "8+9=? 17."}, "negative": {"0": "8+9=? No."}}',
+        "the keys hold lists, as columns of a table; write an object for each pair",
+    ),
+    "rows of a hub": (
+        f'{{"features": [{{"name": "prompt"}}], "rows": [{{"row_idx": 0, "row": {HF}}}]}}',
+        "the pairs stand inside an object, under 'rows' > 'row'; write each pair alone, one a line",
+    ),
+    "pairs by number": (
+        "{" + ", ".join(f'"{i}": {HF}' for i in range(9)) + "}",
+        "the pairs stand inside an object, under '0' and '1' and '2' and others; write each pair "
+        "alone, one a line",
+    ),
+    "written twice": (
+        json.dumps(HF),
+        "a text that holds JSON, which was written twice; write it without the quotes around it "
+        "and the backslashes in it",
+    ),
+    "two questions in a chat": (
+        '{"chosen": [{"role": "user", "content": "1?"}, {"role": "assistant", "content": "1."}], '
+        '"rejected": [{"role": "user", "content": "2?"}, {"role": "assistant", "content": "1."}]}',
+        "two answers that follow different questions; a pair is one question of a user and two "
+        "answers of an assistant; make it that",
+    ),
+    "UTF-8 read as Windows-1252": (
+        row(negative=f"8+9=? {WAS}".encode().decode("cp1252")),
+        "'8+9=? I don\u00e2\u20ac\u2122t, 3\u00c3\u2014.' is UTF-8 that was read as Windows-1252; "
+        f"write '8+9=? {WAS}'",
+    ),
+    "a code of HTML": (
+        row(negative="8+9=? I don&#39;t &amp; no."),
+        "'&#39;' is the code of a character; write that, or for a line break a space",
+    ),
+    "a break as two characters": (
+        row(negative="8+9=? No.\\n"),
+        "'\\\\n' is the code of a character; write that, or for a line break a space",
+    ),
+    "a break at the end": (
+        row(negative="8+9=? No.\n"),
+        "a line break inside '8+9=? No.\\n'; it would end the answer; write a space, or at the end "
+        "nothing",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_pair_of_another_form_is_said_in_one_line(said, name):
+    contents, sentence = KEYS[name]
+    assert f"  line 1 (pair 1): {sentence}" in said(contents)[1:]
+
+
+@pytest.mark.parametrize("name", [*KEYS][:-4])
+def test_mistake_of_one_pair_is_counted_once(said, name):
+    assert said(KEYS[name][0])[0] == "pairs.json: 1 to mend"
+
+
+WRITTEN = {  # by the first thing that is wrong
+    "a tab": (row().replace("? T", "?\tT"), "a line break or tab inside a text; put a plain space"),
+    "None": (row().replace('"8+9=? Sorry."', "None"), "a word of Python; JSON writes null, true"),
+    "guillemets": (row().replace('"', "\u00ab"), "curly quotes; write straight ones"),
+    "backslashes": (row().replace('"', '\\"'), "a backslash before the quotes around a text"),
+    "quotes of HTML": (row().replace('"', "&quot;"), 'code for quotes; write " instead of &quot;'),
+    "an empty cell": (row().replace('"8+9=? Sorry."', "NaN"), "NaN is no text, perhaps an empty"),
+    "the end is cut": (f"[\n{row(7)},\n", "end the file with ], or get the whole file if it was"),
+    "the beginning is cut": (
+        f"{row(7)[20:]}\n{row(8)}",
+        'line 1: a pair without its beginning: \'Sorry.", "positive": "7+9=? Th\'...; get the '
+        "whole file, or write what lacks",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_mistake_of_writing_is_named(said, name):
+    contents, words = WRITTEN[name]
+    [_, line] = said(contents)
+    assert words in line
+
+
+BEFORE_PAIRS = {
+    "numbers": ("1. {}\n2. {}", ["1.", "2."]),
+    "times": ("2026-11-25 12:00 {}\n2026-11-25 12:01 {}", ["2026-11-25 12:00", "2026-11-25 12:01"]),
+    "thoughts": ("<think>\n{}\n</think>\n{}", ["<think>", "</think>"]),
+    "separators": ("\x1e{}\n\x1e{}", ["\x1e", "\x1e"]),
+}
+
+
+@pytest.mark.parametrize("name", BEFORE_PAIRS)
+def test_what_stands_before_pairs_is_shown_and_no_pair(said, load, name):
+    form, shown = BEFORE_PAIRS[name]
+    before, between = said(form.format(row(7), row(8)))[1:]
+    assert f"text before the first pair: {shown[0]!r}; it is no pair, remove just that" in before
+    assert f"text between the pairs: {shown[1]!r}; it is no pair, remove just that" in between
+
+
+def test_program_behind_a_list_is_not_a_list_that_is_open(said):
+    last = said(f"pairs = [\n{row()[:-1]},}}\n]\nprint(pairs)")[-1]
+    assert last == (
+        "  line 4: text after the end of the list: 'print(pairs)'; it is no pair, remove just that"
+    )
+
+
+def test_fence_with_a_title_is_markdown(said):
+    fenced = f'```json {{title="a"}}\n{row()}\n```'
+    assert said(fenced)[1].startswith("  line 1, line 3, the first: a line of Markdown")
+
+
+@pytest.mark.parametrize("pair", [f"[{row()}]", row(), json.dumps(json.loads(row()), indent=2)])
+def test_fence_in_the_line_of_a_pair_loses_none(pair):
+    assert fuzz.read_pairs(fuzz.repair(f"```json {pair}\n```")) == {row()}
+
+
+def test_lines_of_old_macs_are_counted(said):
+    assert "line 3 (pair 3)" in said(f"{row(7)}\r{row(8)}\r{row(9)[:-1]},}}")[1]
+
+
+def test_deep_nesting_is_one_mistake(said):
+    assert said('{"a":' * 3000 + "1" + "}" * 3000)[0] == "pairs.json: 1 to mend"
+
+
 # Other kinds of files
 
 
@@ -166,13 +323,22 @@ FOREIGN = {
     "a tar archive; unpack it": archive("tar"),
     "a parquet table; export it as JSON lines": b"PAR1\x15\x04\x15",
     "a pointer of Git LFS": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
-    "it looks like a binary file; save it as UTF-8": b"\x01\xfe\x00\x80"
+    "it looks like a binary file or a damaged copy; get it again, or export it": b"\x01\xfe\x00\x80"
     + bytes(100)
     + b"\xff" * 99,
     "it looks like UTF-16": row().encode("utf-16-le"),
     "line 1: this is a table (CSV); write each row as": b"positive,negative\n8+9=? 17.,8+9=? No.\n",
     "line 1: this is YAML": b"- positive: 8+9=? 17.\n  negative: 8+9=? No.\n",
     "line 1: this is a web page or XML": b"<!DOCTYPE html>\n<html></html>",
+    "it looks like UTF-32; save it as UTF-8": row().encode("utf-32"),
+    "line 2: a zero byte in it, it looks like a binary file or a damaged copy": b"[]\n" + bytes(99),
+    "this is a Python pickle": pickle.dumps([row()], protocol=2),
+    "this is a table (CSV); write each row": b"sep=;\r\nprompt;chosen;rejected\r\n1+1=?; 2.; 3.",
+    "a table (CSV) with JSON in its cells": b'id,pair\n1,"{""prompt"": ""1+1=?""}"\n',
+    "line 1: this is YAML; write each pair as": b"# mine\n- prompt: 1+1=?\n  chosen: 2.\n",
+    "a file without JSON objects, it begins 'Q: 1+1=?'; write each pair as": b"Q: 1+1=?\nA: 2.\n",
+    "a file without JSON objects, it begins '404: Not Found'": b"404: Not Found",
+    "this is a Jupyter notebook": b'{\n "cells": [\n  {"source": ["{}"]}]}',
 }
 
 
@@ -210,6 +376,11 @@ CHATS = {
         "rejected": QUESTION + BAD,
     },
     "single messages": {"messages": QUESTION[0], "chosen": GOOD[0], "rejected": BAD[0]},
+    "parts of a message": {
+        "prompt": [{"role": "user", "content": [{"type": "text", "text": "8+9=?"}]}],
+        "chosen": GOOD,
+        "rejected": BAD,
+    },
     "human and gpt": {
         "conversations": [{"from": "human", "value": "8+9=?"}],
         "chosen": {"from": "gpt", "value": "The answer is 17."},
@@ -228,6 +399,11 @@ def test_chat_of_one_question_is_a_pair(load, name):
 def test_several_lists_are_read(load, between):
     file = load(f"[{row(7)},\n{row(8)}]{between}[{row(9)}]\n")
     assert [pair.prompt for pair in file.pairs] == ["7+9=?", "8+9=?", "9+9=?"]
+
+
+def test_keys_of_no_use_stand_in_the_order_of_the_file(said):
+    found = said(row(id=1, source="a", score_chosen=9.0))[0]
+    assert re.findall("'(.+?)'", found) == ["id", "source", "score_chosen"]
 
 
 def test_keys_of_no_use_are_a_warning(said):
@@ -269,6 +445,9 @@ ODD = {
         hf("61-x=-12,x=?", " The answer is 49 because 61-12 equals 49."),
         hf("-4+9=?", " The answer is 13 because -4+9 equals 13."),
         hf("3-8=?", " The answer is -5 because 3-8 equals -5."),
+    ],
+    "1 pairs have the right number in the negative answer only; exchange the two answers: line 1": [
+        hf("2+9=?", " Sorry.", " The answer is 11."),
     ],
     "stand twice: pair 2 (as 1)": ["[" + hf("2+8=?", " The answer is 10.")[:-1] + "},"
                                    + hf("2+8=?", " The answer is 10.") + "]"],

@@ -1,7 +1,10 @@
 """Checkpoints as other programs write them: read exactly, or refused in one sentence."""
 
 import argparse
+import io
 import pathlib
+import re
+import zipfile
 from collections import OrderedDict
 from dataclasses import dataclass
 
@@ -88,6 +91,17 @@ READ = {
         "val_loss": 0.3,
     },
     "several processes, compiled": lambda tiny: course(prefixed(tiny, "module._orig_mod.")),
+    "a module of any name": lambda tiny: course(prefixed(tiny, "net.policy.")),
+    "shards": lambda tiny: course(prefixed(tiny, "_fsdp_wrapped_module.")),
+    "compiled layers": lambda tiny: course(
+        {name.replace(".attn.", "._orig_mod.attn."): x for name, x in tiny.state_dict().items()}
+    ),
+    "averaged weights": lambda tiny: course(
+        prefixed(tiny, "module.") | {"n_averaged": torch.tensor(5)}
+    ),
+    "without the tied embedding": lambda tiny: course(
+        {name: x for name, x in tiny.state_dict().items() if name != "transformer.wte.weight"}
+    ),
     "without the tied copy": lambda tiny: course(
         {name: value for name, value in tiny.state_dict().items() if name != "lm_head.weight"}
     ),
@@ -190,6 +204,22 @@ def transposed(model):
 
 
 REFUSED = {
+    "an optimizer alone": (
+        lambda tiny: torch.optim.AdamW(tiny.parameters()).state_dict(),
+        r"no `model` .*\(it has 'state', 'param_groups'\)",
+    ),
+    "a policy and its average": (
+        lambda tiny: course(prefixed(tiny, "policy.") | prefixed(make_tiny(), "ema.")),
+        "differ in their prefix only, as of two models; save the weights of one of them alone",
+    ),
+    "lists for tensors": (
+        lambda tiny: course(changed(tiny, "lm_head.weight", lambda weight: weight.tolist())),
+        f"lm_head.weight is not a plain tensor of floating-point numbers; {SAVE_AGAIN}",
+    ),
+    "a failed training": (
+        lambda tiny: course(changed(tiny, "lm_head.weight", lambda weight: weight * torch.nan)),
+        "NaN or infinite values; the training that made it failed, use an earlier one",
+    ),
     "a state dict alone": (lambda tiny: tiny.state_dict(), f"no `model` .*{SAVE_AGAIN}"),
     "Lightning without hyperparameters": (
         lambda tiny: lightning(prefixed(tiny, "model.")) | {"hyper_parameters": {}},
@@ -277,6 +307,33 @@ def test_a_file_of_another_program_is_refused_in_a_sentence(name, tiny, tmp_path
     assert message.startswith(str(path))
     assert "\n" not in message
     assert len(message) < 400 + len(str(path))
+
+
+def zipped(name, contents):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr(name, contents)
+    return file.getvalue()
+
+
+FOREIGN = {
+    "but a text ('Entry not found'); download it again": b"Entry not found\n",
+    "is a web page, not the weights; download it again": b"\xef\xbb\xbf\n<html>",
+    "but a file of safetensors; `python -m dpo.export": b'\x08\0\0\0\0\0\0\0{"a": 1}',
+    "but an array of NumPy; its owner can save it again": b"\x93NUMPY\x01\0",
+    "but packed with gzip; unpack it and give the file that is inside": b"\x1f\x8b\x08\0",
+    "but begins with zeros, as after a failed copy; download it again": bytes(999),
+    "another kind of zip archive (with 'gpt.pt'); if that is the checkpoint, unpack it": zipped(
+        "gpt.pt", b"PK"
+    ),
+}
+
+
+@pytest.mark.parametrize("words", FOREIGN)
+def test_another_kind_of_file_is_named(words, tmp_path):
+    (tmp_path / "gpt.pt").write_bytes(FOREIGN[words])
+    with pytest.raises(CheckpointError, match=re.escape(words)):
+        load_checkpoint(tmp_path / "gpt.pt")
 
 
 @pytest.mark.parametrize(

@@ -239,7 +239,7 @@ def test_shipped_base_is_identified():
 
 def test_unknown_file_is_called_unknown(path):
     path.write_bytes(b"x" * 10**5)
-    message = "gpt.pt: 0.1 MB, SHA-256 d69e6898..., unknown to this repository"
+    message = "gpt.pt: 0.1 MB, SHA-256 d69e6898..., not shipped with this repository"
     assert identify(path).endswith(message)
 
 
