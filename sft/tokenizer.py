@@ -23,8 +23,10 @@ ALPHABET = (
 # What people type or paste, and what the model's alphabet has for it. Any other character that it
 # lacks is an error.
 LOOK_ALIKES = {
-    "!": ".", "\u00d7": "*", "\u22c5": "*", "\u00f7": "/", "\u2215": "/",
-    "\u2212": "-", "\u2013": "-", "\u2014": "-", "\uff1d": "=", "\uff1f": "?", "\uff0b": "+",
+    "!": ".", "\u3002": ".", "\uff0e": ".", "\uff1d": "=", "\uff1f": "?", "\uff0b": "+",
+    "\u00d7": "*", "\u22c5": "*", "\u00b7": "*", "\u2217": "*", "\u2715": "*", "\uff0a": "*",
+    "\u00f7": "/", "\u2215": "/", "\u2044": "/", "\uff0f": "/",
+    "\u2212": "-", "\u2010": "-", "\u2011": "-", "\u2013": "-", "\u2014": "-", "\uff0d": "-",
     "\u2018": "'", "\u201c": "'", "\u201d": "'", "`": "'", "\u00b4": "'",
     "\u00a0": " ", "\u2009": " ", "\u202f": " ", "\t": " ",
 } | {chr(0xFF10 + digit): str(digit) for digit in range(10)}  # fmt: skip
@@ -78,8 +80,8 @@ def describe_character(character: str) -> str:
 
 def remedy(character: str) -> str:
     """What to write instead of a character that the alphabet lacks, for messages."""
-    if character in LOOK_ALIKES:
-        return f"write {LOOK_ALIKES[character]!r}"
+    if instead := LOOK_ALIKES.get(character, str(unicodedata.decimal(character, ""))):
+        return f"write {instead!r}"
     return "remove it or spell it with letters, digits or ' * + , - . / = ?"
 
 

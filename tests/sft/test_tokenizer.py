@@ -1,3 +1,5 @@
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -30,6 +32,14 @@ def test_a_look_alike_has_a_remedy(tokenizer):
         "character '×' (U+00D7 MULTIPLICATION SIGN) is not in the model's alphabet "
         "at position 1 of '3×17=?': write '*'"
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "instead"), [("\u0663*17=?", "'3'"), ("3\u00b717=?", "'*'"), ("3*17=\uff1f", "'?'")]
+)
+def test_digits_and_signs_of_other_scripts_have_a_remedy(tokenizer, text, instead):
+    with pytest.raises(VocabularyError, match=f"write {re.escape(instead)}"):
+        tokenizer.encode(text)
 
 
 def test_another_unknown_character_has_a_remedy(tokenizer):
