@@ -40,7 +40,7 @@ from sft.progress import Bar
 from sft.sequences import Sequence
 from sft.tokenizer import Tokenizer
 
-RUN = TrainConfig(steps=16, base_lr=3e-5)  # fewer and larger steps than the default's: as far
+RUN = TrainConfig(steps=16, base_lr=3e-5)  # fewer and larger steps than the default's
 LAST = 4  # steps at the end of a run over which a curve is averaged
 
 
