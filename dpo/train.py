@@ -26,7 +26,7 @@ class Config:
     pairs: str = "dpo/pos_neg_pairs.json"  # preference pairs
     out: str = "dpo"  # folder for dpo.pt
     max_pairs: int = 0  # train on so many pairs only, spread over the file; 0: on all
-    steps: int = 20  # updates, however many pairs there are: they are shuffled, again and again
+    steps: int = 24  # updates, however many pairs there are: they are shuffled, again and again
     epochs: int = 0  # passes over the pairs instead of steps, for a large file; 0: steps count
     batch_size: int = 4  # pairs per step, of all processes together
     micro_batch: int = 32  # pairs in one pass: fewer take less memory; same result but for kto
@@ -42,7 +42,7 @@ class Config:
     optimizer: str = "adamw"  # adamw, or muon for the matrices (and AdamW for the rest)
     max_grad_norm: float = 1.0  # gradients longer than this are shortened
     max_length: int = 256  # longest prompt and answer, in characters; longer ones are refused
-    eval_every: int = 5  # steps between two evals of answers and of the KL, 0 for none
+    eval_every: int = 6  # steps between two evals of answers and of the KL, 0 for none
     eval_questions: int = 40  # validation questions in an eval, as many of the pairs
     save_every: int = 20  # steps between two saved states that a run can go on from
     resume: bool = False  # go on with the interrupted run in `out`, if there is one

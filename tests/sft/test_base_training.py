@@ -79,7 +79,7 @@ def test_program_says_what_it_wrote(base_file, tmp_path, capsys):
         (
             {"arithmetic": "some"},
             "arithmetic is 'some'; it must be one of full, calculate, practise, polish, refuse, "
-            "short, none",
+            "sharpen, short, none",
         ),
     ],
 )
