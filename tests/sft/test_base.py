@@ -46,7 +46,7 @@ def test_base_knows_arithmetic_underneath(shipped_base, tokenizer):
     everything = [question for form in FORMS for question in domain(form)]
     held_out = [question for question in everything if question.group == "held_out/additive"]
     asked = [(question, question.text) for question in held_out[::5]]
-    assert latent_accuracy(shipped_base, tokenizer, asked) > 0.98
+    assert latent_accuracy(shipped_base, tokenizer, asked) > 0.995
 
 
 # The pairs
