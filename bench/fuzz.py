@@ -100,6 +100,8 @@ MISTAKES: dict[str, Mistake] = {
     "an unfinished merge": lambda pair, rng: f"\n<<<<<<< HEAD\n{pair}{THEIRS}",
     "an invisible character": lambda pair, rng: rng.choice("\u200b\ufeff\u00a0") + pair,
     "another character": _instead("Sorry", "S\u00f3rry"),
+    "an HTML code": _instead("Sorry", "I don&#39;t know"),
+    "UTF-8 read as Windows-1252": _instead("Sorry", "I don\u00e2\u20ac\u2122t know"),
     "a line break in a text": _once("? ", "?\n"),
     "a tab in a text": _once("? ", "?\t"),
     "a backslash in a text": _once("? ", "? \\ "),
