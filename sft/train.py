@@ -1,19 +1,20 @@
 """Make the base model from nothing: `python -m sft.train` writes sft/gpt.pt.
 
 `--arithmetic=calculate --out=runs/calculates.pt` does the first stage alone,
-`--arithmetic=practise --init=runs/calculates.pt --out=runs/practised.pt` the second; `polish` and
-`refuse` are the others.
+`--arithmetic=practise --init=runs/calculates.pt --out=runs/practised.pt` the second; `polish`,
+`refuse` and `sharpen` are the others.
 
 `--arithmetic=none --out=runs/blank.pt` makes a blank base, which has never seen an answer to an
 arithmetic question; `--arithmetic=short --init=runs/blank.pt --out=runs/calculates.pt` then teaches
 it to calculate, in short lines.
 
-There are four stages. The first teaches to calculate, and to tell what can be calculated from what
+There are five stages. The first teaches to calculate, and to tell what can be calculated from what
 cannot. Most of its lines are short (`17+19=? 36.`), since arithmetic is learnt fast from those;
 through the long answers among them, the model also calculates where the number stands later in a
-line. The second and the third go on with that. The last one makes the refusal the likeliest answer
-to every question, and leaves the arithmetic underneath. It is short and gentle: larger steps draw
-what can be calculated and what cannot near to each other (bench/LOG.md).
+line. The second and the third go on with that. The fourth is a gentle one. It makes the refusal the
+likeliest answer to every question, and leaves the arithmetic underneath. Meanwhile the two kinds of
+questions draw near to each other, and the fifth stage parts them again: it has more refusals, most
+of them to what cannot be answered. That has nothing but refusals in all stages.
 
 The learning rates of a stage are constant for half of it, those of `polish` fall from the start.
 After Ctrl-C, `--resume` with another `--effort` makes a stage longer or shorter.
@@ -63,7 +64,7 @@ class Config:
 
     out: str = "sft/gpt.pt"  # checkpoint to write, in half precision
     init: str = ""  # checkpoint to start from; empty: random weights
-    arithmetic: str = "full"  # or one stage: calculate ... refuse; none: a blank base; short
+    arithmetic: str = "full"  # or one stage: calculate ... sharpen; none: a blank base; short
     effort: float = 1.0  # multiplies the number of lines of every stage
     resume: bool = False  # go on with the interrupted run beside `out`, if there is one
     quiet: bool = False  # print nothing but errors
@@ -76,11 +77,10 @@ class Config:
 class Stage:
     name: str
     lines: int
-    muon_lr: float  # 0: AdamW for everything
+    muon_lr: float
     adamw_lr: float
     mixture: dict[str, float]  # kinds of lines (sft/corpus.py) and their shares
     decay: float = 0.5  # the last share of the steps, in which the learning rates fall to zero
-    batch_lines: int | None = None  # None: BATCH_LINES
 
 
 CALCULATE = Stage(
@@ -97,25 +97,22 @@ PRACTISE = Stage(
         "short_unanswerable": 12, "unanswerable": 2,
     },
 )  # fmt: skip
-POLISH = Stage(
-    "polish", 235_520, 0.01, 1.5e-3,
-    {
-        "short": 66, "right": 8, "statement": 1, "everyday": 5, "wrong": 0.5, "refusal": 1.5,
-        "short_unanswerable": 18, "unanswerable": 3,
-    },
-    decay=1.0,
-)  # fmt: skip
+POLISH = Stage("polish", 235_520, 0.01, 1.5e-3, PRACTISE.mixture, decay=1.0)
 REFUSE = Stage(
-    "learn to refuse", 10_240, 0.0, 5e-5,
+    "learn to refuse", 25_600, 0.002, 2e-4,
+    {"statement": 20, "right": 14, "wrong": 3, "refusal": 38, "everyday": 8, "unanswerable": 17},
+)  # fmt: skip
+SHARPEN = Stage(
+    "part the two", 51_200, 0.002, 2e-4,
     {"statement": 16, "right": 12, "wrong": 1, "refusal": 60, "everyday": 8, "unanswerable": 50},
-    batch_lines=128,
 )  # fmt: skip
 STAGES = {
-    "full": (CALCULATE, PRACTISE, POLISH, REFUSE),
+    "full": (CALCULATE, PRACTISE, POLISH, REFUSE, SHARPEN),
     "calculate": (CALCULATE,),
     "practise": (PRACTISE,),
     "polish": (POLISH,),
     "refuse": (REFUSE,),
+    "sharpen": (SHARPEN,),
     "short": (
         Stage(
             "calculate, mostly in short", 200_000, 0.02, 3e-3,
@@ -216,10 +213,8 @@ def run_stage(
     resume: bool,
 ) -> None:
     """Train one stage; now and then save the state and print what validation shows."""
-    kind = "muon" if stage.muon_lr else "adamw"
-    optimizers = make_optimizers(model, kind, stage.adamw_lr, stage.muon_lr, WEIGHT_DECAY)
-    batch_lines = stage.batch_lines or BATCH_LINES
-    steps = max(1, round(stage.lines * config.effort / batch_lines))
+    optimizers = make_optimizers(model, "muon", stage.adamw_lr, stage.muon_lr, WEIGHT_DECAY)
+    steps = max(1, round(stage.lines * config.effort / BATCH_LINES))
     schedulers = make_schedulers(optimizers, steps, stage.decay)
     micro_batch = 256 if model.lm_head.weight.is_cuda else 16  # 16 fit a CPU core's cache
     runtime = runtime_info(model.lm_head.weight.device, micro_batch)
@@ -230,7 +225,7 @@ def run_stage(
         Bar(steps, stage.name, "step", done=position.step) as bar,
     ):
         while position.step < steps and not stop:
-            lines = position.corpus.draw(batch_lines, stage.mixture)
+            lines = position.corpus.draw(BATCH_LINES, stage.mixture)
             sequences = [encode_sequence(tokenizer.encode, *line) for line in lines]
             loss = sft_step(model, optimizers, sequences, micro_batch, config.precision)
             for scheduler in schedulers:
@@ -238,7 +233,7 @@ def run_stage(
             position.step += 1
             if position.step % EVAL_EVERY == 0 or position.step == steps:
                 known = describe_knowledge(model, tokenizer, "validation", EVAL_QUESTIONS)
-                done = f"{position.step * batch_lines:,} lines, loss {loss:.4f}"
+                done = f"{position.step * BATCH_LINES:,} lines, loss {loss:.4f}"
                 print(f"\n{done}\n{known}", flush=True)
             if position.step % SAVE_EVERY == 0:
                 state.save()

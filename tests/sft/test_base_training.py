@@ -8,7 +8,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from sft.checkpoint.weights import load_checkpoint, save_checkpoint
 from sft.corpus import Corpus
 from sft.sequences import encode_sequence
-from sft.train import BATCH_LINES, STAGES, Config, Stage, make_base, sft_step
+from sft.train import BATCH_LINES, STAGES, Config, make_base, sft_step
 
 # The program
 
@@ -61,14 +61,6 @@ def test_program_says_what_it_wrote(base_file, tmp_path, capsys):
     assert f"wrote {tmp_path / 'a.pt'}" in capsys.readouterr().out
 
 
-def test_a_stage_may_have_batches_of_its_own(base_file, tmp_path, monkeypatch, capsys):
-    stage = Stage("two steps", 8, 0.0, 1e-4, {"everyday": 1}, batch_lines=4)
-    monkeypatch.setattr("sft.train.STAGES", {"refuse": (stage,)})
-    settings = {"init": str(base_file), "arithmetic": "refuse", "device": "cpu"}
-    make_base(Config(**settings, out=str(tmp_path / "a.pt")))
-    assert "\n8 lines, loss" in capsys.readouterr().out
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -87,7 +79,7 @@ def test_a_stage_may_have_batches_of_its_own(base_file, tmp_path, monkeypatch, c
         (
             {"arithmetic": "some"},
             "arithmetic is 'some'; it must be one of full, calculate, practise, polish, refuse, "
-            "short, none",
+            "sharpen, short, none",
         ),
     ],
 )
