@@ -62,7 +62,7 @@ def measure() -> dict[str, dict]:
         first_texts = first_texts or texts
         additive = len(questions["additive"])
         results[name] = {
-            "last_loss": read_run(out).history["loss/preference"][-1],
+            "last_loss": read_run(f"{out}/dpo.pt").history["loss/preference"][-1],
             "weights": (weights - first_weights).abs().max().item(),
             "differ": sum(text != first for text, first in zip(texts, first_texts, strict=True)),
             "n": len(asked),

@@ -490,6 +490,14 @@ def test_the_first_of_the_machines_is_the_usual_run():
     assert (variables, settings) == ({}, [])
 
 
+def test_a_run_told_to_work_as_another_machine_is_compared_with_the_first(tiny_run, monkeypatch):
+    out = tiny_run().config.out
+    monkeypatch.setattr(machines, "train", lambda *way: out)
+    monkeypatch.setattr(machines, "GROUPS", {"additive": 2, "multiplicative": 2})
+    results = machines.measure().values()
+    assert {(result["weights"], result["differ"], result["n"]) for result in results} == {(0, 0, 4)}
+
+
 def test_machines_stand_beside_the_first():
     run = {"last_loss": 0.5, "weights": 1e-5, "differ": 3, "n": 660}
     run["right"] = {"additive": 299, "multiplicative": 300}
