@@ -1,13 +1,12 @@
 """Questions answered a second, ours against the course's `generate`: `python -m bench.sampling`.
 
-Greedy answers of the tuned model (of the base, if there is none) to the same questions of the
-domain. The systems take turns and must give the same answers.
+Greedy answers of the model of the default run, which is trained if it is not there, to the same
+questions of the domain. The systems take turns and must give the same answers.
 """
 
 import random
 import time
 from collections.abc import Callable
-from pathlib import Path
 from statistics import mean
 
 import torch
@@ -17,6 +16,7 @@ from bench.report import matrix_peak, matrix_weights, median_and_spread, ratio, 
 from bench.results import Measurement, print_result
 from dpo.evaluation.tables import markdown
 from dpo.train import Config
+from dpo.try_pairs import find_or_train
 from model import GPT
 from sft.arithmetic import FORMS, domain
 from sft.checkpoint.weights import load_model
@@ -55,8 +55,7 @@ def measure(rounds: int = ROUNDS, most: int = 512) -> dict:
 
     In a round at most so many questions are asked, of SLOWEST fewer.
     """
-    path = next(path for path in ("dpo/dpo.pt", Config.base) if Path(path).exists())
-    model, tokenizer = load_model(path)
+    model, tokenizer = load_model(find_or_train(Config(out="runs/default", eval_every=0)))
     questions = [question for form in FORMS for question in domain(form)]
     systems = systems_of(model, tokenizer)
     rates, characters = {name: [] for name in systems}, []

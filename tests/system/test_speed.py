@@ -214,6 +214,7 @@ def test_prose_gets_the_ratios(four_systems):
 
 
 def test_sampling_measures_every_system(monkeypatch, tiny, tokenizer):
+    monkeypatch.setattr(sampling, "find_or_train", lambda config: "runs/default/dpo.pt")
     monkeypatch.setattr(sampling, "load_model", lambda path: (tiny, tokenizer))
     values = as_json(sampling.measure(rounds=1, most=2))
     assert list(values["rates"]) == [
@@ -228,6 +229,7 @@ def test_sampling_counts_questions_and_answers(monkeypatch, tiny, tokenizer):
     questions = [question for form in FORMS for question in domain(form)]
     asked = [q for seed in (0, 1) for q in random.Random(seed).sample(questions, 3)]
     systems = dict.fromkeys(("ours", sampling.SLOWEST), lambda texts, drafts: [" 12345."] * 3)
+    monkeypatch.setattr(sampling, "find_or_train", lambda config: "runs/default/dpo.pt")
     monkeypatch.setattr(sampling, "load_model", lambda path: (tiny, tokenizer))
     monkeypatch.setattr(sampling, "systems_of", lambda model, tokenizer: systems)
     limit = sampling.measure(rounds=2, most=3)["limit"]
@@ -235,6 +237,7 @@ def test_sampling_counts_questions_and_answers(monkeypatch, tiny, tokenizer):
 
 
 def test_sampling_refuses_different_answers(monkeypatch, tiny, tokenizer):
+    monkeypatch.setattr(sampling, "find_or_train", lambda config: "runs/default/dpo.pt")
     monkeypatch.setattr(sampling, "load_model", lambda path: (tiny, tokenizer))
     systems = {name: lambda texts, drafts, name=name: [name] for name in ("ours", sampling.SLOWEST)}
     monkeypatch.setattr(sampling, "systems_of", lambda model, tokenizer: systems)
