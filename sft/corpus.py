@@ -7,6 +7,7 @@ family that is set aside, in any form, range or dress.
 
 import random
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 from sft.arithmetic import DRESSES, RANGES, REFUSAL, Question, draw_question
@@ -129,7 +130,8 @@ TABLES = {
 }
 
 
-def everyday_lines() -> list[Line]:
+@cache
+def everyday_lines() -> tuple[Line, ...]:
     """The everyday questions with their answers, several hundred, always the same."""
     text = (Path(__file__).parent / "everyday.txt").read_text(encoding="utf-8")
     lines = [
@@ -141,7 +143,7 @@ def everyday_lines() -> list[Line]:
             key, value = entry.rsplit(" ", 1)
             asked = [f"{wording.strip()}?" for wording in wordings.split("?") if wording]
             lines += [(wording.format(key), f" {answer.format(key, value)}") for wording in asked]
-    return lines
+    return tuple(lines)
 
 
 def wrong_value(rng: random.Random, value: int) -> int:
@@ -152,7 +154,7 @@ def wrong_value(rng: random.Random, value: int) -> int:
 class Corpus:
     """Draws lines of each kind. `seed` decides everything."""
 
-    def __init__(self, seed: int):
+    def __init__(self, seed: int | str):
         self.rng = random.Random(seed)
         self.everyday = everyday_lines()
         self.kinds: dict[str, Callable[[], Line]] = {

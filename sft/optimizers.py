@@ -75,11 +75,11 @@ def orthogonal(
 
 
 @cache
-def bfloat16_is_slow(device: torch.device) -> bool:
-    """Whether a matrix product takes longer in bfloat16 than in float32: both are timed once."""
+def bfloat16_is_slow() -> bool:
+    """Whether a CPU takes longer for a matrix product in bfloat16 than in float32: timed once."""
     seconds = {}
     for dtype in (torch.float32, torch.bfloat16):
-        matrix = torch.ones(256, 256, dtype=dtype, device=device)
+        matrix = torch.ones(256, 256, dtype=dtype)
         float((matrix @ matrix)[0, 0])  # warm
         begun = time.perf_counter()
         float((matrix @ matrix @ matrix @ matrix)[0, 0])
@@ -106,7 +106,9 @@ def make_optimizers(
     matrices = [p for p in model.transformer.h.parameters() if p.dim() == 2]
     inside = {id(p) for p in matrices}
     others = [p for p in model.parameters() if id(p) not in inside]
-    muon = Float32Muon if bfloat16_is_slow(model.lm_head.weight.device) else torch.optim.Muon
+    # A GPU waits for each of the many small products of torch's own; ours go together.
+    ours = not model.lm_head.weight.is_cpu or bfloat16_is_slow()
+    muon = Float32Muon if ours else torch.optim.Muon
     return [
         muon(matrices, lr=muon_lr, momentum=0.95, weight_decay=weight_decay),
         torch.optim.AdamW(others, lr=lr, betas=(0.9, 0.95), weight_decay=0.0, fused=True),

@@ -28,6 +28,11 @@ class SequenceBatch:
     targets: Tensor  # the id that follows each input
     completion_mask: Tensor  # bool: whether that id is scored
 
+    def to(self, device: torch.device) -> "SequenceBatch":
+        return SequenceBatch(
+            self.inputs.to(device), self.targets.to(device), self.completion_mask.to(device)
+        )
+
 
 def encode_sequence(encode: Callable[[str], list[int]], prompt: str, completion: str) -> Sequence:
     """The ids of both texts, `encode` being a tokenizer's; one newline is added, which ends it."""

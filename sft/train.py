@@ -22,6 +22,7 @@ After Ctrl-C, `--resume` with another `--effort` makes a stage longer or shorter
 
 import hashlib
 import math
+import signal
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
 
 from configurator import run_program
 from model import GPT, GPTConfig
@@ -42,19 +44,20 @@ from sft.checkpoint.resume import (
 )
 from sft.checkpoint.weights import from_json_tensor, load_model, save_checkpoint
 from sft.corpus import Corpus, everyday_lines
-from sft.device import autocast, best_device, best_precision, in_parallel
+from sft.device import CORES, autocast, best_device, best_precision, in_parallel
 from sft.files import check_folder, sha256
 from sft.knowledge import describe_knowledge, describe_refusals
 from sft.optimizers import make_optimizers, make_schedulers
 from sft.progress import Bar, silenced
-from sft.sequences import Sequence, collate_sequences, encode_sequence
+from sft.sequences import Sequence, SequenceBatch, collate_sequences, encode_sequence
 from sft.tokenizer import Tokenizer, load_tokenizer
 
 BATCH_LINES = 512
 WEIGHT_DECAY = 0.25  # of the matrices: it makes products never seen come out right more often
-EVAL_EVERY = 100  # steps between two evals
+EVALS = 10  # most evals of a stage
+EVAL_EVERY = 100  # fewest steps between two evals
 EVAL_QUESTIONS = 150  # validation questions of a kind in an eval
-SAVE_EVERY = 20  # steps between two saved states, from which a run can resume
+SAVE_SECONDS = 60  # between two saved states, from which a run can resume
 REPORT_QUESTIONS = 300  # validation questions of a kind at the end
 
 
@@ -126,48 +129,41 @@ STAGES = {
 def sft_step(
     model: GPT,
     optimizers: list[torch.optim.Optimizer],
-    sequences: list[Sequence],
-    micro_batch: int,
+    micro_batches: list[SequenceBatch],
     precision: str = "auto",
 ) -> float:
     """One step on the mean cross-entropy per scored character, in nats, which is returned.
 
-    Sequences of like length go through the model together. If the loss or its gradient is not
-    finite, FloatingPointError, and no weight has changed.
+    If the loss or its gradient is not finite, FloatingPointError, and no weight has changed.
     """
     device = model.lm_head.weight.device
-    # Long ones first: no core waits for one at the end.
-    sequences = sorted(sequences, key=len, reverse=True)
-    starts = range(0, len(sequences), micro_batch)
-    micro_batches = [sequences[start : start + micro_batch] for start in starts]
-    scored = sum(len(sequence.completion) for sequence in sequences)
+    scored = sum(int(batch.completion_mask.sum()) for batch in micro_batches)
 
-    def work(micro_batch: list[Sequence]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        return loss_and_gradients(model, micro_batch, scored, precision)
+    def work(batch: SequenceBatch) -> tuple[Tensor, tuple[Tensor, ...]]:
+        return loss_and_gradients(model, batch.to(device), scored, precision)
 
-    total = 0.0
+    total = torch.zeros((), device=device)
     for loss, gradients in in_parallel(work, micro_batches, device):
-        total += float(loss)
+        total += loss
         for parameter, gradient in zip(model.parameters(), gradients, strict=True):
             parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
     grad_norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters()])
     if not math.isfinite(total + grad_norm):
         model.zero_grad(set_to_none=True)
         raise FloatingPointError(
-            f"the loss is {total} and the gradient {float(grad_norm)}; "
+            f"the loss is {float(total)} and the gradient {float(grad_norm)}; "
             "nothing was changed by this step: lower the learning rates of this stage"
         )
     for optimizer in optimizers:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-    return total
+    return float(total)
 
 
 def loss_and_gradients(
-    model: GPT, sequences: list[Sequence], scored: int, precision: str
+    model: GPT, batch: SequenceBatch, scored: int, precision: str
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """The cross-entropy of these sequences in nats, divided by `scored`, and its gradients."""
-    batch = collate_sequences(sequences, model.lm_head.weight.device)
+    """The cross-entropy of this batch in nats, divided by `scored`, and its gradients."""
     with autocast(model.lm_head.weight.device, precision):
         hidden = model.hidden_states(batch.inputs)[batch.completion_mask]  # (scored here, n_embd)
         logits = model.lm_head(hidden)
@@ -177,11 +173,46 @@ def loss_and_gradients(
     return loss.detach(), torch.autograd.grad(loss, list(model.parameters()))
 
 
+def split_batch(sequences: list[Sequence], micro_batch: int) -> list[SequenceBatch]:
+    """Micro-batches of so many sequences of like length, the longest first.
+
+    So little is padded, and no core waits for a long one at the end.
+    """
+    sequences = sorted(sequences, key=len, reverse=True)
+    starts = range(0, len(sequences), micro_batch)
+    return [collate_sequences(sequences[start : start + micro_batch]) for start in starts]
+
+
+class Batches(Dataset):
+    """What each step of a stage is trained on, in micro-batches: seed, stage and step decide it."""
+
+    def __init__(self, tokenizer: Tokenizer, stage: Stage, seed: int, micro_batch: int):
+        self.tokenizer, self.stage, self.seed = tokenizer, stage, seed
+        self.micro_batch = micro_batch
+
+    def __getitem__(self, step: int) -> list[SequenceBatch]:
+        corpus = Corpus(f"{self.seed}, {self.stage.name}, {step}")
+        lines = corpus.draw(BATCH_LINES, self.stage.mixture)
+        sequences = [encode_sequence(self.tokenizer.encode, *line) for line in lines]
+        return split_batch(sequences, self.micro_batch)
+
+    def of_steps(self, steps: range, device: torch.device) -> DataLoader:
+        """The batches of these steps, in order. A GPU needs them faster than one core draws."""
+        workers = min(8, CORES) if device.type == "cuda" else 0
+        return DataLoader(
+            self, sampler=steps, batch_size=None, num_workers=workers, worker_init_fn=_outlive_stop
+        )
+
+
+def _outlive_stop(worker: int) -> None:
+    """Ctrl-C reaches every process; what it means is for the training loop to decide."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 @dataclass
 class Position:
-    """Where a run is: its stage, the step in it, and the random numbers of the corpus."""
+    """Where a run is: its stage, and the steps done in it."""
 
-    corpus: Corpus
     stage: int = 0
     step: int = 0
 
@@ -189,13 +220,11 @@ class Position:
         return self.step
 
     def state_dict(self) -> dict:
-        return {"stage": self.stage, "step": self.step, "corpus": self.corpus.rng.getstate()}
+        return asdict(self)
 
     def load_state_dict(self, state: dict) -> None:
         """ValueError, and nothing changed, unless it is what `state_dict` gave."""
         try:
-            version, numbers, spare = state["corpus"]
-            self.corpus.rng.setstate((version, tuple(numbers), spare))
             self.stage, self.step = int(state["stage"]), int(state["step"])
         except (TypeError, KeyError, ValueError, OverflowError):
             raise ValueError(
@@ -216,27 +245,33 @@ def run_stage(
     optimizers = make_optimizers(model, "muon", stage.adamw_lr, stage.muon_lr, WEIGHT_DECAY)
     steps = max(1, round(stage.lines * config.effort / BATCH_LINES))
     schedulers = make_schedulers(optimizers, steps, stage.decay)
-    micro_batch = 256 if model.lm_head.weight.is_cuda else 16  # 16 fit a CPU core's cache
-    runtime = runtime_info(model.lm_head.weight.device, micro_batch)
+    device, eval_every = model.lm_head.weight.device, max(EVAL_EVERY, steps // EVALS)
+    micro_batch = 256 if device.type == "cuda" else 16  # 16 fit a CPU core's cache
+    batches, runtime = (
+        Batches(tokenizer, stage, config.seed, micro_batch),
+        runtime_info(device, micro_batch),
+    )
     path = state_path(config.out)
     state = TrainingState(path, model, optimizers, schedulers, position, fingerprint, runtime)
     with (
         state.running(resume) as stop,
         Bar(steps, stage.name, "step", done=position.step) as bar,
     ):
-        while position.step < steps and not stop:
-            lines = position.corpus.draw(BATCH_LINES, stage.mixture)
-            sequences = [encode_sequence(tokenizer.encode, *line) for line in lines]
-            loss = sft_step(model, optimizers, sequences, micro_batch, config.precision)
+        saved = time.monotonic()
+        for micro_batches in batches.of_steps(range(position.step, steps), device):
+            if stop:
+                break
+            loss = sft_step(model, optimizers, micro_batches, config.precision)
             for scheduler in schedulers:
                 scheduler.step()
             position.step += 1
-            if position.step % EVAL_EVERY == 0 or position.step == steps:
+            if position.step % eval_every == 0 or position.step == steps:
                 known = describe_knowledge(model, tokenizer, "validation", EVAL_QUESTIONS)
                 done = f"{position.step * BATCH_LINES:,} lines, loss {loss:.4f}"
                 print(f"\n{done}\n{known}", flush=True)
-            if position.step % SAVE_EVERY == 0:
+            if time.monotonic() - saved > SAVE_SECONDS:
                 state.save()
+                saved = time.monotonic()
             bar.show(loss=f"{loss:.4f}")
             bar.update()
     if stop:
@@ -291,7 +326,7 @@ def make_base(config: Config) -> None:
     torch.set_num_threads(1)  # the cores work on micro-batches of their own
     torch.manual_seed(config.seed)
     model = load_model(config.init, device)[0] if config.init else GPT(GPTConfig()).to(device)
-    position = Position(Corpus(config.seed))
+    position = Position()
     saved = read_state(path) if config.resume else None
     if saved is not None:
         position.load_state_dict(from_json_tensor(saved.extras["progress"]))

@@ -21,7 +21,7 @@ from sft.optimizers import make_optimizers, make_schedulers
 from sft.progress import Bar
 from sft.sequences import encode_sequence
 from sft.tokenizer import Tokenizer
-from sft.train import BATCH_LINES, STAGES, WEIGHT_DECAY, sft_step
+from sft.train import BATCH_LINES, STAGES, WEIGHT_DECAY, sft_step, split_batch
 
 QUESTIONS, DRAWS = 4, 64  # by which a blank base is recognised; answers drawn to each
 [SHORT] = STAGES["short"]
@@ -80,7 +80,7 @@ def _seconds_for_lines(model: GPT, tokenizer: Tokenizer) -> float:
     pupil = copy.deepcopy(model).train()
     optimizers = make_optimizers(pupil, "muon", SHORT.adamw_lr, SHORT.muon_lr)
     begun = time.perf_counter()
-    sft_step(pupil, optimizers, sequences, micro_batch=16)  # as there on a CPU
+    sft_step(pupil, optimizers, split_batch(sequences, 16))  # as there on a CPU
     return time.perf_counter() - begun
 
 
@@ -124,7 +124,7 @@ def make_tiny_blank(tokenizer: Tokenizer, seed: int, device: torch.device) -> GP
     for _ in range(TINY_STEPS):
         lines = corpus.draw(TINY_LINES, {"refusal": 50, "everyday": 50})
         sequences = [encode_sequence(tokenizer.encode, *line) for line in lines]
-        sft_step(model, optimizers, sequences, TINY_LINES)
+        sft_step(model, optimizers, split_batch(sequences, TINY_LINES))
         for scheduler in schedulers:
             scheduler.step()
     return model.eval()

@@ -8,7 +8,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from sft.checkpoint.weights import load_checkpoint, save_checkpoint
 from sft.corpus import Corpus
 from sft.sequences import encode_sequence
-from sft.train import BATCH_LINES, STAGES, Config, make_base, sft_step
+from sft.train import BATCH_LINES, STAGES, Config, make_base, sft_step, split_batch
 
 # The program
 
@@ -100,7 +100,7 @@ def whole_and_parts(tiny, tokenizer):
     for micro_batch in (37, 8):
         keeps = torch.optim.SGD(tiny.parameters(), lr=0.0)
         keeps.zero_grad = lambda set_to_none: None
-        loss = sft_step(tiny, [keeps], rows, micro_batch, precision="float32")
+        loss = sft_step(tiny, [keeps], split_batch(rows, micro_batch), precision="float32")
         results.append((loss, [parameter.grad.clone() for parameter in tiny.parameters()]))
         tiny.zero_grad()
     return results
