@@ -72,7 +72,7 @@ FIRST_SCREEN = {  # rows of README's table, and the kinds in each
     ],
 }
 WITHOUT_ANSWER = {  # more rows, and the group of `dpo.formats` in each
-    "fourteen kinds that the base cannot calculate, and has met": "refused",
+    "fifteen kinds that the base cannot calculate, and has met": "refused",
     "three such kinds that it has never met": "never",
 }
 

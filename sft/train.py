@@ -1,20 +1,20 @@
 """Make the base model from nothing: `python -m sft.train` writes sft/gpt.pt.
 
 `--arithmetic=calculate --out=runs/calculates.pt` does the first stage alone,
-`--arithmetic=practise --init=runs/calculates.pt --out=runs/practised.pt` the second; `polish`,
-`refuse` and `sharpen` are the others.
+`--arithmetic=polish --init=runs/calculates.pt --out=runs/polished.pt` the second, `refuse` the
+last.
 
 `--arithmetic=none --out=runs/blank.pt` makes a blank base, which has never seen an answer to an
 arithmetic question; `--arithmetic=short --init=runs/blank.pt --out=runs/calculates.pt` then teaches
 it to calculate, in short lines.
 
-There are five stages. The first teaches to calculate, and to tell what can be calculated from what
+There are three stages. The first teaches to calculate, and to tell what can be calculated from what
 cannot. Most of its lines are short (`17+19=? 36.`), since arithmetic is learnt fast from those;
 through the long answers among them, the model also calculates where the number stands later in a
-line. The second and the third go on with that. The fourth is a gentle one. It makes the refusal the
-likeliest answer to every question, and leaves the arithmetic underneath. Meanwhile the two kinds of
-questions draw near to each other, and the fifth stage parts them again: it has more refusals, most
-of them to what cannot be answered. That has nothing but refusals in all stages.
+line. The second goes on with that. The last one makes the refusal the likeliest answer to every
+question, and leaves the arithmetic underneath. It is short and gentle: larger steps draw what can
+be calculated and what cannot near to each other (bench/LOG.md). What cannot be answered has nothing
+but refusals in all stages.
 
 The learning rates of a stage are constant for half of it, those of `polish` fall from the start.
 After Ctrl-C, `--resume` with another `--effort` makes a stage longer or shorter.
@@ -67,7 +67,7 @@ class Config:
 
     out: str = "sft/gpt.pt"  # checkpoint to write, in half precision
     init: str = ""  # checkpoint to start from; empty: random weights
-    arithmetic: str = "full"  # or one stage: calculate ... sharpen; none: a blank base; short
+    arithmetic: str = "full"  # or one stage: calculate, polish, refuse; none: a blank base; short
     effort: float = 1.0  # multiplies the number of lines of every stage
     resume: bool = False  # go on with the interrupted run beside `out`, if there is one
     quiet: bool = False  # print nothing but errors
@@ -80,42 +80,38 @@ class Config:
 class Stage:
     name: str
     lines: int
-    muon_lr: float
+    muon_lr: float  # 0: AdamW for everything
     adamw_lr: float
     mixture: dict[str, float]  # kinds of lines (sft/corpus.py) and their shares
     decay: float = 0.5  # the last share of the steps, in which the learning rates fall to zero
+    batch_lines: int | None = None  # None: BATCH_LINES
 
 
 CALCULATE = Stage(
-    "learn to calculate", 460_800, 0.02, 3e-3,
+    "learn to calculate", 2_662_400, 0.02, 3e-3,
     {
         "short": 74, "right": 7, "statement": 1, "everyday": 2, "wrong": 0.5, "refusal": 1.5,
         "short_unanswerable": 12, "unanswerable": 2,
     },
 )  # fmt: skip
-PRACTISE = Stage(
-    "practise", 345_600, 0.02, 3e-3,
+POLISH = Stage(
+    "polish", 2_867_200, 0.01, 1.5e-3,
     {
         "short": 70, "right": 8, "statement": 1, "everyday": 5, "wrong": 0.5, "refusal": 1.5,
         "short_unanswerable": 12, "unanswerable": 2,
     },
+    decay=1.0,
 )  # fmt: skip
-POLISH = Stage("polish", 235_520, 0.01, 1.5e-3, PRACTISE.mixture, decay=1.0)
 REFUSE = Stage(
-    "learn to refuse", 25_600, 0.002, 2e-4,
-    {"statement": 20, "right": 14, "wrong": 3, "refusal": 38, "everyday": 8, "unanswerable": 17},
-)  # fmt: skip
-SHARPEN = Stage(
-    "part the two", 51_200, 0.002, 2e-4,
+    "learn to refuse", 12_800, 0.0, 5e-5,
     {"statement": 16, "right": 12, "wrong": 1, "refusal": 60, "everyday": 8, "unanswerable": 50},
+    batch_lines=128,
 )  # fmt: skip
 STAGES = {
-    "full": (CALCULATE, PRACTISE, POLISH, REFUSE, SHARPEN),
+    "full": (CALCULATE, POLISH, REFUSE),
     "calculate": (CALCULATE,),
-    "practise": (PRACTISE,),
     "polish": (POLISH,),
     "refuse": (REFUSE,),
-    "sharpen": (SHARPEN,),
     "short": (
         Stage(
             "calculate, mostly in short", 200_000, 0.02, 3e-3,
@@ -188,11 +184,11 @@ class Batches(Dataset):
 
     def __init__(self, tokenizer: Tokenizer, stage: Stage, seed: int, micro_batch: int):
         self.tokenizer, self.stage, self.seed = tokenizer, stage, seed
-        self.micro_batch = micro_batch
+        self.lines, self.micro_batch = stage.batch_lines or BATCH_LINES, micro_batch
 
     def __getitem__(self, step: int) -> list[SequenceBatch]:
         corpus = Corpus(f"{self.seed}, {self.stage.name}, {step}")
-        lines = corpus.draw(BATCH_LINES, self.stage.mixture)
+        lines = corpus.draw(self.lines, self.stage.mixture)
         sequences = [encode_sequence(self.tokenizer.encode, *line) for line in lines]
         return split_batch(sequences, self.micro_batch)
 
@@ -242,15 +238,14 @@ def run_stage(
     resume: bool,
 ) -> None:
     """Train one stage; now and then save the state and print what validation shows."""
-    optimizers = make_optimizers(model, "muon", stage.adamw_lr, stage.muon_lr, WEIGHT_DECAY)
-    steps = max(1, round(stage.lines * config.effort / BATCH_LINES))
-    schedulers = make_schedulers(optimizers, steps, stage.decay)
-    device, eval_every = model.lm_head.weight.device, max(EVAL_EVERY, steps // EVALS)
+    kind, device = "muon" if stage.muon_lr else "adamw", model.lm_head.weight.device
+    optimizers = make_optimizers(model, kind, stage.adamw_lr, stage.muon_lr, WEIGHT_DECAY)
     micro_batch = 256 if device.type == "cuda" else 16  # 16 fit a CPU core's cache
-    batches, runtime = (
-        Batches(tokenizer, stage, config.seed, micro_batch),
-        runtime_info(device, micro_batch),
-    )
+    batches = Batches(tokenizer, stage, config.seed, micro_batch)
+    steps = max(1, round(stage.lines * config.effort / batches.lines))
+    eval_every = max(EVAL_EVERY, steps // EVALS)
+    schedulers = make_schedulers(optimizers, steps, stage.decay)
+    runtime = runtime_info(device, micro_batch)
     path = state_path(config.out)
     state = TrainingState(path, model, optimizers, schedulers, position, fingerprint, runtime)
     with (
@@ -267,7 +262,7 @@ def run_stage(
             position.step += 1
             if position.step % eval_every == 0 or position.step == steps:
                 known = describe_knowledge(model, tokenizer, "validation", EVAL_QUESTIONS)
-                done = f"{position.step * BATCH_LINES:,} lines, loss {loss:.4f}"
+                done = f"{position.step * batches.lines:,} lines, loss {loss:.4f}"
                 print(f"\n{done}\n{known}", flush=True)
             if time.monotonic() - saved > SAVE_SECONDS:
                 state.save()

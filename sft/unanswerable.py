@@ -172,9 +172,13 @@ def _in_words(rng: random.Random) -> str:
 
 
 def _by_zero(rng: random.Random) -> str:
-    """`17/0=?`, `0*x=5,x=?`."""
-    n = rng.randrange(1, 100)
-    return rng.choice((f"{n}/0=?", f"x*0={n},x=?", f"0*x={n},x=?", f"x/0={n},x=?", f"{n}/x=0,x=?"))
+    """`17/0=?`, `x/0=17,x=?`."""
+    return rng.choice(("{}/0=?", "x/0={},x=?")).format(rng.randrange(1, 100))
+
+
+def _times_zero(rng: random.Random) -> str:
+    """`x*0=5,x=?`, `0*x=5,x=?`, `5/x=0,x=?`."""
+    return rng.choice(("x*0={}", "0*x={}", "{}/x=0")).format(rng.randrange(1, 100)) + ",x=?"
 
 
 def _two_steps(rng: random.Random) -> str:
@@ -210,32 +214,33 @@ def _other_letters(rng: random.Random) -> str:
     )
 
 
-# What looks like a question that can be calculated is hard to tell from one: remainders (only who
-# divides can tell) get the largest share, then large products.
+# What looks like a question that can be calculated is hard to tell from one: so the largest shares
+# go to remainders (only who divides can tell) and large products.
 KINDS = {
-    "remainder": Kind(_remainder, 45, "52/3=?"),
-    "large_product": Kind(_large_product, 16, "47*38=?"),
-    "four_digits": Kind(_four_digits, 9, "4817+219=?"),
-    "three_operands": Kind(_three_operands, 4, "17+19-4=?"),
-    "x_twice": Kind(_x_twice, 2, "x+x=34,x=?"),
-    "turned_round": Kind(_turned_round, 2, "36=x+17,x=?"),
+    "remainder": Kind(_remainder, 24, "52/3=?"),
+    "large_product": Kind(_large_product, 24, "47*38=?"),
+    "four_digits": Kind(_four_digits, 8, "4817+219=?"),
+    "three_operands": Kind(_three_operands, 5, "17+19-4=?"),
+    "x_twice": Kind(_x_twice, 4, "x+x=34,x=?"),
+    "turned_round": Kind(_turned_round, 3, "36=x+17,x=?"),
     "nothing_asked": Kind(_nothing_asked, 4, "17+19=40,x=?"),
-    "other_letters": Kind(_other_letters, 2, "y+17=36,y=?"),
+    "other_letters": Kind(_other_letters, 3, "y+17=36,y=?"),
     "decimals": Kind(_decimals, 2, "1.5+2=?"),
-    "damaged": Kind(_damaged, 7, "17+=?"),
+    "damaged": Kind(_damaged, 9, "17+=?"),
     "salad": Kind(_salad, 3, "=4x*?"),
     "gibberish": Kind(_gibberish, 1, "Qwj kpl?"),
-    "made_up_words": Kind(_made_up_words, 2, "What is Blatoku?"),
-    "in_words": Kind(_in_words, 1, "What is seven plus two?"),
-    "by_zero": Kind(_by_zero, 0, "17/0=?"),
+    "made_up_words": Kind(_made_up_words, 4, "What is Blatoku?"),
+    "in_words": Kind(_in_words, 4, "What is seven plus two?"),
+    "by_zero": Kind(_by_zero, 2, "17/0=?"),
+    "times_zero": Kind(_times_zero, 0, "x*0=5,x=?"),
     "two_steps": Kind(_two_steps, 0, "3*x+4=19,x=?"),
     "two_sides": Kind(_two_sides, 0, "x+4=17+19,x=?"),
 }
 
-# What the kinds kept back look like: a 0 to divide by, x with factor and a term, a calculation on
-# both sides. No other kind may show it by chance.
+# What the kinds kept back look like: x times 0, x with factor and a term, a calculation on both
+# sides. No other kind may show it by chance.
 KEPT_BACK = re.compile(
-    r"/0(?![\d.])|(?<![\d.])0\*?x|x\*0(?![\d.])|/x=0(?!\d)"
+    r"(?<![\d.])0\*?x|x\*0(?![\d.])|/x=0(?!\d)"
     r"|[\d*]x[-+]|x[*/]\d+[-+]|[-+]\d+[*/]?x|[-+]x[*/]\d"
     r"|[\dx][-+*/][\dx]+=[\dx]+[-+*/][\dx]"
 )

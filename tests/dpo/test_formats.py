@@ -154,7 +154,7 @@ def replies():
     texts = [questions[0].right_answer, REFUSAL, " I don't know.", *wrong]
     return {
         "two digits by one: 47*8=?": list(map(judge, questions, texts)),
-        "by zero: 17/0=?": [judge(None, text) for text in (REFUSAL, " The answer is 0.")],
+        "times zero: x*0=5,x=?": [judge(None, text) for text in (REFUSAL, " The answer is 0.")],
     }
 
 
@@ -169,7 +169,7 @@ def test_outcomes_add_up(replies):
 
 
 def test_nothing_is_right_without_an_answer(replies):
-    shares = outcomes(replies["by zero: 17/0=?"])
+    shares = outcomes(replies["times zero: x*0=5,x=?"])
     assert [shares[key]["count"] for key in ("right", "refused", "wrong")] == [0, 1, 1]
 
 
@@ -206,7 +206,7 @@ def kind_rows(summary):
     [
         (0, ["kind", "in the base", "in the pairs", "n", "right", "refused", "wrong"]),
         (1, ["two digits by one: 47*8=?", "answered", "1", "6", "1", "2", "3"]),
-        (2, ["by zero: 17/0=?", "never", "none", "2", "0", "1", "1"]),
+        (2, ["times zero: x*0=5,x=?", "never", "none", "2", "0", "1", "1"]),
     ],
     ids=["head", "with an answer", "without"],
 )

@@ -7,8 +7,8 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from sft.checkpoint.weights import load_checkpoint, save_checkpoint
 from sft.corpus import Corpus
-from sft.sequences import encode_sequence
-from sft.train import BATCH_LINES, STAGES, Config, make_base, sft_step, split_batch
+from sft.sequences import Sequence, encode_sequence
+from sft.train import BATCH_LINES, STAGES, Batches, Config, Stage, make_base, sft_step, split_batch
 
 # The program
 
@@ -61,6 +61,49 @@ def test_program_says_what_it_wrote(base_file, tmp_path, capsys):
     assert f"wrote {tmp_path / 'a.pt'}" in capsys.readouterr().out
 
 
+def test_a_stage_may_have_batches_of_its_own(base_file, tmp_path, monkeypatch, capsys):
+    stage = Stage("two steps", 8, 0.0, 1e-4, {"everyday": 1}, batch_lines=4)
+    monkeypatch.setattr("sft.train.STAGES", {"refuse": (stage,)})
+    settings = {"init": str(base_file), "arithmetic": "refuse", "device": "cpu"}
+    make_base(Config(**settings, out=str(tmp_path / "a.pt")))
+    assert "\n8 lines, loss" in capsys.readouterr().out
+
+
+def batch(tokenizer, seed, stage, step):
+    return Batches(tokenizer, stage, seed, micro_batch=16)[step][0].inputs
+
+
+STAGE = Stage("a", 8, 0.0, 1e-4, {"short": 1}, batch_lines=16)
+OTHER = Stage("b", 8, 0.0, 1e-4, {"short": 1}, batch_lines=16)
+
+
+def test_a_step_has_the_same_lines_however_the_run_came_to_it(tokenizer):
+    assert torch.equal(batch(tokenizer, 1, STAGE, 7), batch(tokenizer, 1, STAGE, 7))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [(2, STAGE, 7), (1, OTHER, 7), (1, STAGE, 8)],
+    ids=["seed", "stage", "step"],
+)
+def test_lines_differ_with_seed_stage_and_step(tokenizer, other):
+    assert not torch.equal(batch(tokenizer, 1, STAGE, 7), batch(tokenizer, *other))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_worker_processes_give_the_batches_in_order(tokenizer, workers, monkeypatch):
+    batches = Batches(tokenizer, STAGE, 1, micro_batch=16)
+    monkeypatch.setattr("sft.train.CORES", workers)
+    loader = batches.of_steps(range(3, 6), torch.device("cuda" if workers else "cpu"))
+    drawn = [micro_batches[0].inputs for micro_batches in loader]
+    assert all(torch.equal(ids, batches[step][0].inputs) for step, ids in enumerate(drawn, 3))
+
+
+def test_micro_batches_hold_like_lengths_the_longest_first():
+    rows = [Sequence([1] * n, [2]) for n in (3, 9, 1, 7, 5)]
+    assert [part.inputs.shape for part in split_batch(rows, 2)] == [(2, 9), (2, 5), (1, 1)]
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -78,8 +121,7 @@ def test_program_says_what_it_wrote(base_file, tmp_path, capsys):
         ),
         (
             {"arithmetic": "some"},
-            "arithmetic is 'some'; it must be one of full, calculate, practise, polish, refuse, "
-            "sharpen, short, none",
+            "arithmetic is 'some'; it must be one of full, calculate, polish, refuse, short, none",
         ),
     ],
 )

@@ -53,8 +53,9 @@ def test_a_fact_set_aside_is_seen_in_every_line(line, p, q):
 
 
 def test_what_is_kept_from_the_base_is_in_no_line():
-    # by its looks: a division by zero, a factor and a term around x, a calculation on both sides
-    kept = (r"/ ?0[=, ]", r"\*x[-+]\d", r"x\*\d+[-+]\d", r"x[-+]\d+=\d+[-+]\d")
+    # by its looks: x times zero, a factor and a term around x, a calculation on both sides
+    zero = (r"(?<![\d.])0\*x", r"x\*0=", r"/x=0,")
+    kept = (*zero, r"\*x[-+]\d", r"x\*\d+[-+]\d", r"x[-+]\d+=\d+[-+]\d")
     prompts = [prompt for prompt, _ in Corpus(seed=1).draw(20_000, {"unanswerable": 1})]
     assert not [prompt for prompt in prompts if any(re.search(look, prompt) for look in kept)]
 

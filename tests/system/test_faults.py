@@ -32,7 +32,6 @@ from dpo.training.history import History
 from dpo.training.step import METRICS
 from sft.checkpoint.resume import ResumeError, TrainingState, read_state
 from sft.checkpoint.weights import from_json_tensor, load_checkpoint, load_model, save_checkpoint
-from sft.corpus import Corpus
 from sft.files import STALE_SECONDS, SaveError, check_folder, remove, write_atomically
 from sft.optimizers import make_optimizers, make_schedulers
 
