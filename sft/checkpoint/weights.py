@@ -32,7 +32,7 @@ MASK = re.compile(r"transformer\.h\.[0-9]+\.attn\.(?:bias|masked_bias)")
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 TIED = ("lm_head.weight", "transformer.wte.weight")
 KNOWN_FILES = {  # by their SHA-256
-    "6cf165bdd64407969cd2b4bc6236bb020c707f4d28db682c0fe1efe7e4103281": (
+    "10e1319b14c0adf15424f9a8485a87356e4e5b97eebeb5c7896bbde9c6041779": (
         "the base of this repository"
     ),
     "d1b1b6c2ba5605f17983bd99df64db094fa9cd5c70c5a09fcc1c1963868cbe9c": "the earlier base",

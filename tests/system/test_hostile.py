@@ -234,7 +234,7 @@ def test_what_could_not_be_read_again_is_not_written(tiny, path):
 
 def test_shipped_base_is_identified():
     name = identify(ROOT / "sft/gpt.pt")
-    assert name.endswith("17.7 MB, SHA-256 6cf165bd..., the base of this repository")
+    assert name.endswith("17.7 MB, SHA-256 10e1319b..., the base of this repository")
 
 
 def test_unknown_file_is_called_unknown(path):
