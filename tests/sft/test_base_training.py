@@ -1,5 +1,7 @@
 """The program that makes the base, on a tiny model and one step a stage."""
 
+import pickle
+
 import pytest
 import torch
 from conftest import make_tiny, same_bits
@@ -97,6 +99,12 @@ def test_worker_processes_give_the_batches_in_order(tokenizer, workers, monkeypa
     loader = batches.of_steps(range(3, 6), torch.device("cuda" if workers else "cpu"))
     drawn = [micro_batches[0].inputs for micro_batches in loader]
     assert all(torch.equal(ids, batches[step][0].inputs) for step, ids in enumerate(drawn, 3))
+
+
+def test_batches_can_be_sent_to_a_worker_that_starts_afresh(tokenizer):
+    batches = Batches(tokenizer, STAGE, 1, micro_batch=16)
+    sent = pickle.loads(pickle.dumps(batches))
+    assert torch.equal(sent[7][0].inputs, batches[7][0].inputs)
 
 
 def test_micro_batches_hold_like_lengths_the_longest_first():
