@@ -194,9 +194,13 @@ class Batches(Dataset):
 
     def of_steps(self, steps: range, device: torch.device) -> DataLoader:
         """The batches of these steps, in order. A GPU needs them faster than one core draws."""
-        workers = min(8, CORES) if device.type == "cuda" else 0
         return DataLoader(
-            self, sampler=steps, batch_size=None, num_workers=workers, worker_init_fn=_outlive_stop
+            self,
+            sampler=steps,
+            batch_size=None,
+            num_workers=min(8, CORES) if device.type == "cuda" else 0,
+            worker_init_fn=_outlive_stop,
+            generator=torch.Generator(),  # else it draws from the one that a saved state keeps
         )
 
 

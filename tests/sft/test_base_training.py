@@ -101,6 +101,12 @@ def test_worker_processes_give_the_batches_in_order(tokenizer, workers, monkeypa
     assert all(torch.equal(ids, batches[step][0].inputs) for step, ids in enumerate(drawn, 3))
 
 
+def test_drawing_lines_leaves_the_random_numbers_of_torch_alone(tokenizer):
+    before = torch.get_rng_state()
+    list(Batches(tokenizer, STAGE, 1, micro_batch=16).of_steps(range(2), torch.device("cpu")))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_batches_can_be_sent_to_a_worker_that_starts_afresh(tokenizer):
     batches = Batches(tokenizer, STAGE, 1, micro_batch=16)
     sent = pickle.loads(pickle.dumps(batches))
