@@ -6,10 +6,12 @@ is an order of the pairs, and all models are asked the same questions. What the 
 pairs before a run (`dpo/evaluation/forecast.py`) stands beside what came out.
 """
 
+import random
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from itertools import count, islice
 from statistics import median
 
 from bench.controls import (
@@ -30,7 +32,7 @@ from dpo.evaluation.tables import markdown
 from dpo.formats import outcomes, sample_kind
 from dpo.train import Config
 from model import GPT
-from sft.arithmetic import REFUSAL, parse_question
+from sft.arithmetic import REFUSAL, draw_question, parse_question
 from sft.checkpoint.weights import load_model
 from sft.corpus import everyday_lines
 from sft.device import best_device
@@ -40,11 +42,13 @@ from sft.progress import Bar
 from sft.tokenizer import Tokenizer
 
 SUMS, PRODUCTS = "sums and differences: 17+19=?", "products and quotients: 3*17=?"
+BELOW_ZERO = "results below zero: 17-36=?"
 ASKED = {SUMS: 60, PRODUCTS: 60, REMAINDERS: 40}  # questions of a kind of `dpo.formats` at most
-SHOWN = {  # what the table counts: a kind and an outcome
+SHOWN = {  # what the table counts, where it was asked: a kind and an outcome
     "sums and differences right": (SUMS, "right"),
     "the same refused": (SUMS, "refused"),
     "products and quotients right": (PRODUCTS, "right"),
+    "results below zero right": (BELOW_ZERO, "right"),
     "divisions with a remainder refused": (REMAINDERS, "refused"),
     "small talk kept": ("small talk", "right"),
     "says *Ada*": ("the name", "right"),
@@ -52,7 +56,6 @@ SHOWN = {  # what the table counts: a kind and an outcome
 TALK = everyday_lines()[5::10]  # without the question for the name
 NAME = "What's your name?"
 TOY_PROMPTS = ("79-7=?", "x+55=95,x=?", "74+8=?", "1*x=6,x=?")  # of the course's four pairs
-EIGHT_REFUSALS = "6. eight refusals of remainders"
 NEAR_MISS = " The answer is 7 because 3+4 equals 7."
 SEEDS, MORE_SEEDS = 5, 10
 Edit = Callable[[list[Pair]], list[Pair]]
@@ -112,6 +115,15 @@ def refuse_remainders(pairs: list[Pair]) -> list[Pair]:
     return [*pairs, *numbered(rows)]
 
 
+def refuse_below_zero(pairs: list[Pair]) -> list[Pair]:
+    """Eight more, of seen facts: a refusal rather than the right answer, as `17-36=?` has one."""
+    rng = random.Random(1)
+    drawn = (draw_question(rng, "negatives", "a-b") for _ in count())
+    seen = islice((question for question in drawn if not question.held_out), 8)
+    rows = [(question.text, REFUSAL, question.right_answer) for question in seen]
+    return [*pairs, *numbered(rows)]
+
+
 def rounded_down(prompt: str) -> str:
     """` The answer is 17 because 52/3 equals 17.` to `52/3=?`."""
     division = prompt.removesuffix("=?")
@@ -127,21 +139,24 @@ EDITS: dict[str, tuple[Edit, dict]] = {  # and the settings that are not the def
     "4. one line a sign": (keep_four, {}),
     "5. five chosen answers wrong by one": (add_one_to_five, {}),
     "the same, base_lr ten times as high": (add_one_to_five, {"base_lr": 2e-4}),
-    EIGHT_REFUSALS: (refuse_remainders, {}),
+    "6. eight refusals of remainders": (refuse_remainders, {}),
     "eight lines that prefer another name": (take_a_name, {}),
     "the same, base_lr 5e-5": (take_a_name, {"base_lr": 5e-5}),
 }
-EIGHT_LINES = {name: EDITS[name] for name in ("the shipped pairs", EIGHT_REFUSALS)}
+EIGHT_LINES: dict[str, tuple[Edit, dict]] = {
+    "the shipped pairs": (list, {}),
+    "6. eight refusals of results below zero": (refuse_below_zero, {}),
+}
 TOYS = {
     f"rejected: *{text.strip()}*": (lambda pairs, text=text: toy_pairs(text), {})
     for text in (UNSAID, REFUSAL)
 }
 
 
-def count_answers(model: GPT, tokenizer: Tokenizer) -> dict[str, dict]:
+def count_answers(model: GPT, tokenizer: Tokenizer, asked: dict[str, int]) -> dict[str, dict]:
     """n, and how many answers are right, refused and wrong, by kind."""
     counts = {}
-    for kind, n in ASKED.items():
+    for kind, n in asked.items():
         questions, prompts = sample_kind(kind, n, QUESTION_SEED)
         shares = outcomes(answer_questions(model, tokenizer, questions, prompts=prompts))
         counts[kind] = {"n": shares.pop("n")} | {k: v["count"] for k, v in shares.items()}
@@ -160,7 +175,9 @@ def obstacles(base: GPT, tokenizer: Tokenizer, pairs: list[Pair]) -> dict[str, i
     return dict(Counter(obstacle.name for obstacle in found if obstacle))
 
 
-def measure(edits: dict[str, tuple[Edit, dict]], seeds: int) -> dict[str, dict]:
+def measure(
+    edits: dict[str, tuple[Edit, dict]], seeds: int, asked: dict[str, int] = ASKED
+) -> dict[str, dict]:
     """Of every edit: how many pairs it has, the obstacles in them, and the counts of each seed."""
     config, results = Config(), {}
     base, tokenizer = load_model(config.base, best_device(config.device))
@@ -170,7 +187,8 @@ def measure(edits: dict[str, tuple[Edit, dict]], seeds: int) -> dict[str, dict]:
             pairs, runs = edit(shipped), []
             for seed in range(1, seeds + 1):
                 own = replace(config, seed=seed, **settings)
-                runs.append(count_answers(tune(base, tokenizer, pairs, own, (DPO,)), tokenizer))
+                model = tune(base, tokenizer, pairs, own, (DPO,))
+                runs.append(count_answers(model, tokenizer, asked))
                 bar.update()
             found = obstacles(base, tokenizer, pairs)
             results[name] = {"pairs": len(pairs), "obstacles": found, "runs": runs}
@@ -185,12 +203,13 @@ def spread(counts: list[int]) -> str:
 def render(values: dict[str, dict]) -> dict[str, str]:
     """What came out, a row per edit; and the forecast beside it."""
     first = next(iter(values.values()))["runs"][0]
-    heads = [f"{what}, of {first[kind]['n']}" for what, (kind, _) in SHOWN.items()]
+    shown = {what: counted for what, counted in SHOWN.items() if counted[0] in first}
+    heads = [f"{what}, of {first[kind]['n']}" for what, (kind, _) in shown.items()]
     heads[-1] = "says *Ada*, seeds"
     rows = [["pairs", "seeds", *heads]]
     for name, result in values.items():
         cells = []
-        for kind, outcome in SHOWN.values():
+        for kind, outcome in shown.values():
             counts = [run[kind][outcome] for run in result["runs"]]
             cells.append(f"in {sum(counts)}" if kind == "the name" else spread(counts))
         rows.append([name, str(len(result["runs"])), *cells])
@@ -225,7 +244,13 @@ COMMAND = "python -m bench.edits"
 MEASUREMENTS = (
     Measurement("four_pairs", COMMAND, partial(measure, TOYS, SEEDS), render, 1.5),
     Measurement("edits", COMMAND, partial(measure, EDITS, SEEDS), render, 4),
-    Measurement("eight_lines", COMMAND, partial(measure, EIGHT_LINES, MORE_SEEDS), render, 2),
+    Measurement(
+        "eight_lines",
+        COMMAND,
+        partial(measure, EIGHT_LINES, MORE_SEEDS, ASKED | {BELOW_ZERO: 40}),
+        render,
+        11,
+    ),
 )
 
 if __name__ == "__main__":
