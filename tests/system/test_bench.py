@@ -429,6 +429,14 @@ def test_eight_remainders_are_refused(shipped):
     assert not {pair.prompt for pair in added} & set(asked)
 
 
+def test_eight_results_below_zero_are_refused(shipped):
+    added = edits.refuse_below_zero(shipped)[len(shipped) :]
+    questions = [parse_question(pair.prompt) for pair in added]
+    assert [pair.chosen for pair in added] == [REFUSAL] * 8
+    assert [pair.rejected for pair in added] == [question.right_answer for question in questions]
+    assert all(question.answer < 0 and question.split == "train" for question in questions)
+
+
 def test_a_name_is_preferred_eight_times(shipped):
     added = edits.take_a_name(shipped)[len(shipped) :]
     assert [(pair.prompt, pair.chosen) for pair in added] == [
