@@ -79,7 +79,7 @@ def test_odds_are_lowered_question_by_question(odds):
 
 def test_odds_come_group_by_group(odds):
     order = [kind["in_base"] for kind in odds.values()]
-    assert order == ["answered"] * 9 + ["refused"] * 14 + ["never"] * 3
+    assert order == ["answered"] * 9 + ["refused"] * 15 + ["never"] * 3
 
 
 def test_odds_begin_with_the_kind_nearest_to_an_answer(odds):
@@ -121,8 +121,8 @@ def point():
     [
         ("right", 9, 36),
         ("refused_with_answer", 9, 36),
-        ("refused_without_answer", 17, 34),
-        ("wrong_with_confidence", 18 + 17, 36 + 34),
+        ("refused_without_answer", 18, 36),
+        ("wrong_with_confidence", 18 + 18, 36 + 36),
     ],
 )
 def test_a_point_counts_its_questions(point, share, count, n):
@@ -137,7 +137,7 @@ def test_points_table_marks_the_run(point):
 def test_points_table_says_of_how_many(point):
     head = points_table([{"steps": 0, **point}], 8).splitlines()[0]
     assert "the 36 questions that the base can calculate" in head
-    assert "all 70" in head
+    assert "all 72" in head
 
 
 # The runs

@@ -114,6 +114,6 @@ def test_knowledge_is_described_kind_by_kind(tokenizer, tiny, words):
 
 
 def test_refusals_are_counted_over_all_kinds(tokenizer, tiny):
-    # six kinds with an answer and seventeen without one
+    # six kinds with an answer and eighteen without one
     said = describe_refusals(tiny, tokenizer, "test", 1)
-    assert said == "greedy answers that refuse: 0 of 23"
+    assert said == "greedy answers that refuse: 0 of 24"
