@@ -156,6 +156,7 @@ def border_figure(points: list[dict], marked: int, name: str) -> Figure:
     axis.plot(*zip(*places, strict=True), "-o", color=BLUE, markersize=5)
     right_end = 1.25 * max(0.08, *(x for x, _ in places))  # room for names
     axis.set_xlim(-0.02 * right_end, right_end)
+    axis.set_xticks([tick for tick in axis.get_xticks() if 0 <= tick < min(1.01, right_end)])
     axis.set_ylim(-0.1, 1.15)
     _name_points(axis, points, marked, name)
     _say_what_comes_of(axis, next(p for p in points if p["steps"] == marked), points[-1])
@@ -206,7 +207,7 @@ def _say_what_comes_of(axis: Axes, run: dict, longest: dict) -> None:
     (risk, right), (last_risk, last_right) = _place(run), _place(longest)
     sentence = (
         f"After {run['steps']} steps {100 * right:.0f} % of what has an answer is right, and "
-        f"{100 * risk:.0f} % of all is wrong\nwith confidence; "
+        f"{100 * risk:.1f} % of all is wrong\nwith confidence; "
         f"after {longest['steps']} steps {100 * last_right:.0f} % and {100 * last_risk:.0f} %"
     )
     axis.set_title(sentence, fontsize=12, loc="left")

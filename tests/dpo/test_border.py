@@ -293,7 +293,7 @@ def test_curve_goes_through_its_points(curve):
 
 def test_curve_says_what_comes_of_it(curve):
     assert curve.axes[0].get_title("left") == (
-        "After 32 steps 96 % of what has an answer is right, and 6 % of all is wrong\n"
+        "After 32 steps 96 % of what has an answer is right, and 6.0 % of all is wrong\n"
         "with confidence; after 128 steps 96 % and 60 %"
     )
 
