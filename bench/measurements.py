@@ -57,9 +57,15 @@ def json_of(command, **settings) -> dict:
 
 
 def measure_kinds() -> dict:
-    settings = {"n": 100, "figure": str(IMAGES / "kinds.png"), "checkpoint": default_run()}
+    settings = {"figure": str(IMAGES / "kinds.png"), "checkpoint": default_run()}
     before, after = json_of(formats, **settings)["models"].values()
-    return {"before": before, "after": after}
+    model, tokenizer = load_model(train.Config.base)
+    known = {}
+    for kind in formats.FORMATS:
+        questions, prompts = formats.sample_kind(kind, formats.Config.n, formats.Config.seed)
+        asked = list(zip(questions, prompts, strict=True))
+        known[kind] = latent_accuracy(model, tokenizer, asked)
+    return {"before": before, "after": after, "known": known}
 
 
 FIRST_SCREEN = {  # rows of README's table, and the kinds in each
@@ -80,17 +86,28 @@ WITHOUT_ANSWER = {  # more rows, and the group of `dpo.formats` in each
 def first_screen(values: dict) -> str:
     """Few rows for README: answers before and after."""
     rows = [["questions", "before", "after"]]
+    models = [values["before"], values["after"]]
     for name, kinds in FIRST_SCREEN.items():
         cells = []
-        for summary in values.values():
+        for summary in models:
             shares = [summary["kinds"][kind]["right"] for kind in kinds]
             cells.append(f"{'; '.join(map(counted, shares))} right")
         rows.append([name, *cells])
     for name, group in WITHOUT_ANSWER.items():
-        shares = [summary["groups"][group]["refused"] for summary in values.values()]
+        shares = [summary["groups"][group]["refused"] for summary in models]
         rows.append([name, *(f"{counted(share)} refused" for share in shares)])
-    wrong = [counted(summary["wrong_with_confidence"]) for summary in values.values()]
+    wrong = [counted(summary["wrong_with_confidence"]) for summary in models]
     return markdown([*rows, ["*wrong with confidence*, of all questions", *wrong]])
+
+
+def known_table(values: dict) -> str:
+    """What of each kind the base knows under its refusals, and what comes out after the run."""
+    rows = [["kind", "n", "known to the base", *formats.OUTCOMES]]
+    for kind, share in values["known"].items():
+        after = values["after"]["kinds"][kind]
+        cells = [share, *(after[outcome]["rate"] for outcome in formats.OUTCOMES)]
+        rows.append([kind, f"{after['n']:,}", *(f"{100 * cell:.0f} %" for cell in cells)])
+    return markdown(rows)
 
 
 def render_kinds(values: dict) -> dict[str, str]:
@@ -109,7 +126,11 @@ def render_kinds(values: dict) -> dict[str, str]:
     }
     texts = {name: f"{number:,}" for name, number in numbers.items()}
     share = {"wrong_share": f"{100 * wrong['rate']:.1f}"}
-    tables = {"first_screen": first_screen(values), "table": formats.kinds_table(values["after"])}
+    tables = {
+        "first_screen": first_screen(values),
+        "table": formats.kinds_table(values["after"]),
+        "known": known_table(values),
+    }
     return tables | texts | share
 
 
@@ -160,7 +181,7 @@ def render_knowledge(values: dict) -> dict[str, str]:
 
 
 def measure_draws() -> dict:
-    return json_of(pass_at_k, checkpoint=train.Config.base, tuned=default_run(), n=40)
+    return json_of(pass_at_k, checkpoint=train.Config.base, tuned=default_run(), n=300)
 
 
 def render_draws(values: dict) -> dict[str, str]:
@@ -231,7 +252,7 @@ def render_atlas(values: dict) -> dict[str, str]:
 
 
 MEASUREMENTS = (
-    Measurement("kinds", "python -m dpo.formats --n=100", measure_kinds, render_kinds, 1),
+    Measurement("kinds", "python -m dpo.formats", measure_kinds, render_kinds, 8),
     Measurement("border", "python -m dpo.border --n=16", measure_border, render_border, 2),
     seeds.MEASUREMENT,
     controls.MEASUREMENT,
@@ -248,10 +269,10 @@ MEASUREMENTS = (
     two_bases.MEASUREMENT,
     Measurement(
         "draws",
-        "python -m dpo.pass_at_k --checkpoint=sft/gpt.pt --n=40",
+        "python -m dpo.pass_at_k --checkpoint=sft/gpt.pt --n=300",
         measure_draws,
         render_draws,
-        3,
+        30,
     ),
     Measurement("museum", "python -m dpo.museum", measure_museum, render_museum, 5),
     Measurement(
