@@ -101,8 +101,6 @@ class Measurement:
 
 def circumstances() -> dict:
     """Day, commit and machine."""
-    git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
-    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
     cpu = Path("/proc/cpuinfo")
     lines = cpu.read_text().splitlines() if cpu.exists() else []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -115,14 +113,30 @@ def circumstances() -> dict:
     }
     today = datetime.date.today().isoformat()
     versions = {"precision": precision, "torch": torch.__version__}
-    return {"date": today, "commit": commit, "seed": Config.seed, "machine": machine, **versions}
+    about = {"date": today, "commit": describe_commit(), "seed": Config.seed}
+    return about | {"machine": machine, **versions}
+
+
+def describe_commit() -> str:
+    """The commit that is checked out, with `-dirty` if code has changed since; "" if there is none.
+
+    Results, figures, pages and notebooks do not count: a measurement writes them itself.
+    """
+
+    def git(*words: str) -> str:
+        call = ["git", "-C", str(ROOT), *words]
+        return subprocess.run(call, capture_output=True, text=True, check=False).stdout.strip()
+
+    changed = git("status", "--porcelain", "--", "*.py", str(Config.base), str(Config.pairs))
+    return git("describe", "--always") + ("-dirty" if changed else "")
 
 
 def describe(result: dict) -> str:
     """How a result was made, in two lines of Markdown."""
     machine = result["machine"]
     instructions = f"{machine['instructions']}{' and AMX' if machine['amx'] else ''}"
-    cores = f"{machine['cpu']}, {machine['threads']} threads, {instructions}"
+    threads = f"{machine['threads']} thread{'s' * (machine['threads'] > 1)}"
+    cores = f"{machine['cpu']}, {threads}, {instructions}"
     return (
         f"*`{result['command']}`, {result['date']}, {result['seconds']:,.0f} s on {cores},\n"
         f"{result['precision']}, torch {result['torch'].partition('+')[0]}, "

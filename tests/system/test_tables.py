@@ -1,6 +1,7 @@
 """Results as files: pages are rendered from them, and what is out of date is noticed."""
 
 import json
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -174,6 +175,17 @@ def test_result_says_what_it_is_made_of(rendered):
     assert made.items() <= result.items()
     assert result["values"] == {"right": 9, "n": 10}
     assert result["command"] == "python -m bench.sums"
+
+
+@pytest.mark.parametrize(("changed", "dirty"), [("model.py", True), ("README.md", False)])
+def test_only_changed_code_makes_a_commit_dirty(world, changed, dirty):
+    (world.folder / "model.py").touch()
+    git = ("git", "-C", world.folder, "-c", "user.name=A", "-c", "user.email=a@b.c")
+    for words in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "--message=A"]):
+        subprocess.run([*git, *words], check=True)
+    assert not results.describe_commit().endswith("-dirty")
+    (world.folder / changed).write_text("# changed", encoding="utf-8")
+    assert results.describe_commit().endswith("-dirty") is dirty
 
 
 def test_cheapest_is_measured_first(rendered):
