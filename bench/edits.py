@@ -71,7 +71,7 @@ def say_do_not(pairs: list[Pair]) -> list[Pair]:
     return [replace(p, rejected=p.rejected.replace("don't", "do not")) for p in pairs]
 
 
-def reject_a_near_miss(pairs: list[Pair]) -> list[Pair]:
+def reject_one_wrong_answer(pairs: list[Pair]) -> list[Pair]:
     """Every rejected refusal becomes the same wrong number."""
     return [replace(p, rejected=NEAR_MISS) if is_refusal(p.rejected) else p for p in pairs]
 
@@ -134,12 +134,12 @@ def rounded_down(prompt: str) -> str:
 EDITS: dict[str, tuple[Edit, dict]] = {  # and the settings that are not the default run's
     "the shipped pairs": (list, {}),
     "1. one word: *do not* for *don't*": (say_do_not, {}),
-    "2. a near miss for every rejected refusal": (reject_a_near_miss, {}),
+    "2. one wrong answer for every rejected refusal": (reject_one_wrong_answer, {}),
     "3. * and / swapped": (swap_products, {}),
     "4. one line a sign": (keep_four, {}),
     "5. five chosen answers wrong by one": (add_one_to_five, {}),
     "the same, base_lr ten times as high": (add_one_to_five, {"base_lr": 2e-4}),
-    "6. eight refusals of remainders": (refuse_remainders, {}),
+    "eight refusals of remainders": (refuse_remainders, {}),
     "eight lines that prefer another name": (take_a_name, {}),
     "the same, base_lr 5e-5": (take_a_name, {"base_lr": 5e-5}),
 }
@@ -232,7 +232,7 @@ def forecast_table(values: dict[str, dict]) -> str:
             [
                 name,
                 f"of {result['pairs']}: {found or 'none'}",
-                "it answers" if promised else "hardly an answer changes",
+                "it answers" if promised else "hardly an answer comes out",
                 spread(answered),
                 "yes" if promised == (2 * median(answered) > n) else "no",
             ]

@@ -203,8 +203,8 @@ def describe_balance(before: list[Reply], after: list[Reply]) -> str:
     if not better and not worse:
         return ""
     return (
-        f"Fact families: {better:,} better, {worse:,} worse. By luck alone they would turn as "
-        f"unevenly with a chance of {sign_test(better, worse):.2g} (sign test)."
+        f"Facts: {better:,} better, {worse:,} worse; the chance of so uneven a split by luck is "
+        f"{sign_test(better, worse):.2g} (sign test)."
     )
 
 

@@ -411,7 +411,8 @@ def _chosen(titles: set[str]) -> list[type[Healthy]]:
 
 def museum_table(results: list[ExhibitResult]) -> str:
     """A row per exhibit: its loss, what it answers, and in how many runs the curve reader warns."""
-    rows = [["exhibit", "first and last loss", "right answers", "harm in", "reader warns in"]]
+    heads = [f"first loss, mean of the last {LAST}", "right answers", "harm in", "reader warns in"]
+    rows = [["exhibit", *heads]]
     for result in results:
         runs = len(result.trials)
         rows.append([

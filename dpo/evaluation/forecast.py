@@ -3,8 +3,8 @@
 DPO pushes the characters of the chosen answer up and those of the rejected one down, but not all
 alike: the gradient of log p(character) with respect to the logits of its place grows with 1 - p. A
 character that the base is sure of is hardly pushed. One that it never writes is pushed without end:
-its log-probability falls by tens of nats, the loss with it, and hardly an answer changes. So a pair
-should be decided where the base really has a choice.
+its log-probability falls by tens of nats, the loss with it, and hardly an answer comes out.
+So a pair should be decided where the base really has a choice.
 """
 
 import math
@@ -143,7 +143,7 @@ def _first_never(answer: str, logps: list[float], start: int) -> Place | None:
 
 @dataclass(frozen=True, slots=True)
 class Obstacle:
-    """A reason why a pair leaves the base no choice, so that a run hardly changes an answer."""
+    """A reason why a pair leaves the base no choice, so that hardly an answer comes out."""
 
     name: str  # what such pairs do
     find: Callable[[ScoredPair], Place | None]  # the character that shows it
@@ -169,7 +169,7 @@ OBSTACLES = (  # a pair counts under the first that it has
     Obstacle(
         "reject what the base never says",
         _never_said,
-        "the loss falls there and hardly an answer changes; reject what the base does say",
+        "the loss falls there and hardly an answer comes out; reject what the base does say",
     ),
 )
 
@@ -213,7 +213,7 @@ def _figures(scored: list[ScoredPair]) -> list[str]:
     ]
     if (never := first_pushes(scored)["never"]) > WASTED:
         lines.append(
-            f"{never:.0%} of the first step's push falls on characters that the base never writes"
+            f"{never:.0%} of the first gradient falls on characters that the base never writes"
         )
     return lines
 

@@ -70,8 +70,8 @@ def least_confident(characters: list[Character], count: int = 3) -> str:
     lines = []
     for character in sorted(characters, key=lambda c: c.probability)[:count]:
         others = ", ".join(f"{text!r} {share:.1%}" for text, share in character.alternatives)
-        lines.append(f"{character.text!r} {character.probability:.1%} (alternatives {others})")
-    return "least confident of " + "; ".join(lines)
+        lines.append(f"{character.text!r} {character.probability:.1%} (else {others})")
+    return "least sure: " + "; ".join(lines)
 
 
 def describe_familiarity(prompt: str, pairs: list[Pair]) -> str:

@@ -90,7 +90,7 @@ def likelihood_figure(scored: list[ScoredPair]) -> Figure:
         at = [it.rejected_logp for it in members], [it.chosen_logp for it in members]
         name = f"{len(members):,} {_what(kind)}"
         if members and kind:
-            name += f" (line {members[0].pair.line})"
+            name += f" (first: line {members[0].pair.line})"
         looks = {"color": ORANGE if kind else BLUE, "ms": 7, "alpha": 0.6, "clip_on": False}
         axis.plot(*at, marker, label=textwrap.fill(name, 34) if members else None, **looks)
     _draw_square(axis, min(min(it.chosen_logp, it.rejected_logp) for it in scored))
@@ -122,5 +122,8 @@ def _draw_square(axis: Axes, lowest: float) -> None:
     axis.minorticks_off()
     axis.set(xlim=(limit, 0), ylim=(limit, 0), aspect="equal")
     axis.plot([limit, 0], [limit, 0], ":", color=GREY, linewidth=1.2, zorder=0)
-    meaning = "Dotted: both alike; above it, the base prefers the chosen answer."
+    meaning = (
+        "Dotted: both alike; above it, the base prefers the chosen answer. Both scales are "
+        "logarithmic below 37 %."
+    )
     axis.text(1.04, 0.05, textwrap.fill(meaning, 34), transform=axis.transAxes, color=GREY)

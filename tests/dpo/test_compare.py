@@ -94,8 +94,7 @@ def test_balance_counts_fact_families():
     before = [*wrong[:2], wrong[2], right[3], *right[4:]]
     after = [*right[:2], right[2], wrong[3], wrong[4], right[5]]
     assert describe_balance(before, after) == (
-        "Fact families: 1 better, 1 worse. By luck alone they would turn as unevenly "
-        "with a chance of 1 (sign test)."
+        "Facts: 1 better, 1 worse; the chance of so uneven a split by luck is 1 (sign test)."
     )
 
 

@@ -133,7 +133,7 @@ def test_least_confident_characters_come_first():
         Character("e", 0.6, [("f", 0.2)]),
     ]
     assert least_confident(characters, count=2) == (
-        "least confident of 'c' 40.0% (alternatives 'd' 30.0%); 'e' 60.0% (alternatives 'f' 20.0%)"
+        "least sure: 'c' 40.0% (else 'd' 30.0%); 'e' 60.0% (else 'f' 20.0%)"
     )
 
 

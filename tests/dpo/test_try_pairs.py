@@ -337,7 +337,7 @@ def test_a_trial_tells_what_turned():
 def test_a_trial_says_what_chance_would_do():
     # 2 of 2 turned wrong: as two coins that fall alike
     assert "0 better, 2 worse" in made_up(2).describe()
-    assert "with a chance of 0.5 (sign test)" in made_up(2).describe()
+    assert "by luck is 0.5 (sign test)" in made_up(2).describe()
 
 
 def test_a_trial_where_nothing_turned_has_no_chance():

@@ -395,8 +395,8 @@ def test_toy_pairs_differ_in_one_word():
     assert said[0].chosen == " The answer is 72 because 79-7 equals 72."
 
 
-def test_near_miss_replaces_every_refusal(shipped):
-    made = edits.reject_a_near_miss(shipped)
+def test_one_wrong_answer_replaces_every_refusal(shipped):
+    made = edits.reject_one_wrong_answer(shipped)
     assert not [pair for pair in made if is_refusal(pair.rejected)]
     assert [pair.chosen for pair in made] == [pair.chosen for pair in shipped]
 
