@@ -243,7 +243,7 @@ def render_museum(values: dict) -> dict[str, str]:
 
 
 def measure_atlas() -> dict:
-    figures = json_of(atlas, checkpoint=default_run(), out=str(IMAGES / "atlas.png"))
+    figures = json_of(atlas, checkpoint=default_run(), out=str(RUNS / "atlas.png"))
     return {name: {"groups": result["groups"]} for name, result in figures.items()}
 
 
@@ -286,7 +286,13 @@ MEASUREMENTS = (
         4,
     ),
     Measurement("atlas", "python -m dpo.atlas", measure_atlas, render_atlas, 11),
-    Measurement("knowledge", "python -m sft.train", measure_knowledge, render_knowledge, 0.5),
+    Measurement(
+        "knowledge",
+        "python -m bench.everything --only=knowledge",
+        measure_knowledge,
+        render_knowledge,
+        0.5,
+    ),
     report.MEASUREMENT,
     throughput.MEASUREMENT,
     sampling.MEASUREMENT,
