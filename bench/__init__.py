@@ -1,1 +1,1 @@
-"""Measurements that take minutes; nothing here is needed to train or to test."""
+"""Measurements that take minutes; nothing here is needed to train."""

@@ -2,8 +2,8 @@
 
 It asks base and tuned model and prints the result table and what the mistakes have in common. It
 draws maps of the tuned model, a square a fact family, into runs/atlas.png; they also show results
-below zero, three digits, and two digits by one. --out=dpo/images/atlas.png makes the README's. The
-answers are kept in runs/answers, so that a second call takes seconds.
+below zero, three digits, and two digits by one. The answers are kept in runs/answers, so that a
+second call takes seconds.
 """
 
 import itertools

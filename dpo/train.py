@@ -1,4 +1,4 @@
-"""One DPO run: `python -m dpo.train --beta=0.2 --steps=64` tunes sft/gpt.pt and writes dpo/dpo.pt.
+"""One DPO run: `python -m dpo.train --steps=12` tunes sft/gpt.pt and writes dpo/dpo.pt.
 
 `torchrun --standalone --nproc_per_node=2 -m dpo.train` does the same in two processes.
 """

@@ -61,15 +61,16 @@ def describe_roads(base: str, model: GPT, tokenizer: Tokenizer) -> str:
         f"{base} has nothing that DPO could bring out: of {DRAWS} answers drawn to each of",
         f"{QUESTIONS} questions none is right. It has to be taught, on one of two roads.",
         "",
-        f"1. {SHORT.lines:,} lines of arithmetic, {_about(lines_minutes)} here, then DPO:",
-        f"   python -m sft.train --arithmetic=short --init={base} --out=runs/calculates.pt",
-        "   python -m dpo.train --base=runs/calculates.pt --nll_coef=1 --base_lr=1e-4 "
-        "--out=runs/taught",
-        "",
-        f"2. DPO with NLL on {MANY_PAIRS:,} pairs, {_about(pairs_minutes)} here:",
+        f"1. DPO with NLL on {MANY_PAIRS:,} pairs, {_about(pairs_minutes)} here:",
         f"   python -m dpo.make_pairs --n={MANY_PAIRS} --negatives=refusal --out=runs/many.json",
         f"   python -m dpo.train dpo/settings/blank_base.py --base={base} "
         "--pairs=runs/many.json --out=runs/taught",
+        "",
+        f"2. {SHORT.lines:,} lines of arithmetic, {_about(lines_minutes)} here, then DPO with NLL:",
+        f"   python -m sft.train --arithmetic=short --init={base} --out=runs/calculates.pt",
+        "   python -m dpo.make_pairs --n=3072 --out=runs/pairs.json",
+        "   python -m dpo.train dpo/settings/large_file.py --pairs=runs/pairs.json "
+        "--base=runs/calculates.pt --nll_coef=1 --base_lr=1e-4 --out=runs/taught",
     )
 
 

@@ -101,7 +101,7 @@ def test_balance_counts_fact_families():
 def test_balance_has_a_small_chance_where_all_got_better():
     # 2 / 2^4 for four families
     assert "4 better, 0 worse" in describe_balance(WRONG, RIGHT)
-    assert "a chance of 0.12 (" in describe_balance(WRONG, RIGHT)
+    assert "by luck is 0.12 (" in describe_balance(WRONG, RIGHT)
 
 
 def test_balance_of_the_same_answers_is_not_told():

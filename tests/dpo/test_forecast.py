@@ -310,7 +310,7 @@ def test_figure_names_the_commonest_kind_of_pair(pairs, title):
 @pytest.mark.parametrize("name", OBSTACLES)
 def test_figure_names_every_obstacle(figure, name):
     named = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
-    assert f"1 {name} (line 1)" in [text.replace("\n", " ") for text in named]
+    assert f"1 {name} (first: line 1)" in [text.replace("\n", " ") for text in named]
 
 
 def test_names_and_meaning_do_not_overlap():
