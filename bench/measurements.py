@@ -19,6 +19,7 @@ from bench import (
     sampling,
     scaling,
     seeds,
+    shapes,
     throughput,
     two_bases,
 )
@@ -297,6 +298,7 @@ MEASUREMENTS = (
     throughput.MEASUREMENT,
     sampling.MEASUREMENT,
     scaling.MEASUREMENT,
+    shapes.MEASUREMENT,
     memory.MEASUREMENT,
     loading.MEASUREMENT,
 )

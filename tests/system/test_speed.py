@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import make_tiny
 
-from bench import memory, notebook_loop, report, sampling, scaling, throughput
+from bench import memory, notebook_loop, report, sampling, scaling, shapes, throughput
 from dpo.data.batches import collate_pairs, tokenize_pairs
 from dpo.data.pair_file import load_pairs
 from dpo.train import Config
@@ -294,6 +294,25 @@ def test_what_is_refused_is_said():
     values["10000"] = {"file": 2**30, "refused": "too large"}
     assert "10,000" not in scaling.pairs_table(values)
     assert scaling.refusals(values) == "10,000 pairs are refused: too large."
+
+
+def test_shapes_are_measured_in_turns(monkeypatch):
+    monkeypatch.setattr(shapes, "WIDTHS", (12, 24))
+    monkeypatch.setattr(shapes, "LETTERS", (5, 9))
+    monkeypatch.setattr(shapes, "USUAL_WIDTH", 12)
+    values = shapes.measure()
+    assert [result["width"] for result in values["widths"]] == [12, 24]
+    # the seven characters of 17+19=?, a space that both share, and 2 x 4 or 2 x 8 letters
+    assert [result["size"] for result in values["lengths"]] == [7 + 1 + 8, 7 + 1 + 16]
+    assert [len(result["seconds"]) for result in values["lengths"]] == [shapes.ROUNDS] * 2
+
+
+def test_growth_table_has_an_exponent():
+    made_up = [{"width": w, "size": w * w, "seconds": [w / 100, w / 50]} for w in (10, 20)]
+    lines = shapes.growth_table(made_up, "width", "parameters").splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert rows[2] == ["10", "100", "0.15 (0.10 to 0.20)"]
+    assert rows[-1] == ["exponent at the end", "", "0.5"]
 
 
 def test_peak_does_not_count_the_parents():
