@@ -9,10 +9,12 @@ tables; every run is a JSON file there.
 import json
 import random
 import time
+from functools import partial
 from pathlib import Path
 
 from bench.large import SETTINGS, large_run, pairs_file
 from bench.report import hardware
+from bench.results import Measurement
 from bench.two_bases import BLANK, make_blank
 from configurator import override
 from dpo import make_pairs
@@ -33,13 +35,14 @@ TEST_SEED = 12  # of the test drawn like the pairs; the pairs have seed 1
 TEACH = vars(override(Config(base=str(BLANK)), [str(SETTINGS / "blank_base.py")]))
 TEACH = {name: value for name, value in TEACH.items() if value != getattr(Config(), name)}
 SHORT_FIRST = {"base": str(CALCULATES), "nll_coef": 1.0, "base_lr": 1e-4}
+PAIRS_ALONE, LINES_FIRST = "blank base, pairs alone", "blank base, short lines first"
 RUNS: dict[str, tuple[int, str, dict]] = {  # pairs, their negatives, settings
     "shipped base": (FEW, "base", {}),
     "shipped base, refusals": (FEW, "refusal", {}),
     "shipped base, near misses": (FEW, "near_miss", {}),
     "shipped base, Muon": (FEW, "base", {"optimizer": "muon"}),
-    "blank base, short lines first": (FEW, "base", SHORT_FIRST),
-    "blank base, pairs alone": (MANY, "refusal", TEACH),
+    LINES_FIRST: (FEW, "base", SHORT_FIRST),
+    PAIRS_ALONE: (MANY, "refusal", TEACH),
     "the same, a quarter of the pairs": (MANY // 4, "refusal", TEACH),
     "a quarter, digits weigh as the rest": (MANY // 4, "refusal", TEACH | {"digit_weight": 1.0}),
     "a quarter, near misses": (MANY // 4, "near_miss", TEACH),
@@ -148,6 +151,18 @@ def ends(results: dict[str, dict]) -> str:
     return markdown(rows)
 
 
+def measure_road(name: str) -> dict:
+    """What a road took and what came of it, and the validation questions on the way."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    make_blank()
+    result = measure(name)
+    return {part: result[part] for part in ("before", "looks", "test", "groups")}
+
+
+def render_road(name: str, values: dict) -> dict[str, str]:
+    return {"table": ends({name: values}), "curve": curve(values, points=8)}
+
+
 def kept(path: Path, name: str) -> dict | None:
     """The result of an earlier call, if it was measured with these very settings."""
     result = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
@@ -166,6 +181,19 @@ def main() -> None:
         print(f"\n{name} ({results[name]['hardware']})\n\n{curve(results[name])}", flush=True)
     print(f"\nexact match at the end\n\n{ends(results)}")
 
+
+ROADS = {"road_pairs": (PAIRS_ALONE, 70), "road_lines": (LINES_FIRST, 25)}
+MEASUREMENTS = tuple(
+    Measurement(
+        key,
+        f"python -m bench.everything --only={key}",
+        partial(measure_road, name),
+        partial(render_road, name),
+        minutes,
+        of_base=False,
+    )
+    for key, (name, minutes) in ROADS.items()
+)
 
 if __name__ == "__main__":
     main()

@@ -11,6 +11,7 @@ import torch
 from bench import (
     controls,
     edits,
+    learning,
     loading,
     losses,
     machines,
@@ -298,6 +299,7 @@ MEASUREMENTS = (
     throughput.MEASUREMENT,
     sampling.MEASUREMENT,
     scaling.MEASUREMENT,
+    *learning.MEASUREMENTS,
     shapes.MEASUREMENT,
     memory.MEASUREMENT,
     loading.MEASUREMENT,

@@ -1,7 +1,7 @@
 """Direct Preference Optimization: the loss, and the log-probabilities that it is made of.
 
-Rafailov et al. 2023, https://arxiv.org/abs/2305.18290. All that DPO adds to a language model is
-`dpo_loss`. Its relatives are in `dpo/loss_variants.py`.
+Rafailov et al. 2023, https://arxiv.org/abs/2305.18290. All that DPO adds to a language model is the
+five lines of `dpo_loss`. Its relatives are in `dpo/loss_variants.py`.
 """
 
 import math
