@@ -147,7 +147,7 @@ def _key(default, written: str) -> str:
     ]
     known = {_written(name): name for name in names}
     if written not in known:
-        near = difflib.get_close_matches(written, known, n=1, cutoff=0.4)
+        near = difflib.get_close_matches(written, known, n=1, cutoff=0.6)
         hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
         raise SettingError(f"unknown setting {written!r}; {hint}")
     return known[written]

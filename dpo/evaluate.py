@@ -59,7 +59,7 @@ def _read_prompts(config: Config) -> list[str]:
         text = config.ask
     elif config.prompts == "-":
         source = "standard input"
-        text = _decode(sys.stdin.buffer.read(), source)
+        text = _decode(sys.stdin.buffer.read() if sys.stdin else b"", source)  # it may be closed
     else:
         with open_plain(Path(source), LARGEST_FILE, ValueError, ONE_A_LINE) as file:
             text = _decode(file.read(LARGEST_FILE), source)

@@ -85,9 +85,10 @@ def check(config: Config, writes: bool = True) -> None:
         ),
         (
             min(config.digit_weight, config.max_grad_norm) <= 0
-            or min(config.nll_coef, config.max_pairs, config.epochs) < 0,
-            "digit_weight and max_grad_norm must be above 0; nll_coef, max_pairs and epochs 0 or "
-            "more",
+            or min(config.nll_coef, config.max_pairs, config.epochs) < 0
+            or min(config.base_lr, config.muon_lr) < 0,
+            "digit_weight and max_grad_norm must be above 0; base_lr, muon_lr, nll_coef, max_pairs "
+            "and epochs 0 or more",
         ),
         (
             not 0 <= config.label_smoothing < 0.5 or config.dpop_lambda < 0,

@@ -61,9 +61,15 @@ def write_atomically(
     The bytes first go into a temporary file in the same folder, which then takes the place of the
     old file. If anything happens before that, be it an exception, a killed process or a full disk,
     the old file is still there. With `previous`, the old file gets that name instead of being
-    lost. Temporary files that killed processes have left are removed.
+    lost. Temporary files that killed processes have left are removed. A link stays one: the file
+    that it leads to is replaced. What is no plain file, such as a device, is not.
     """
     path = Path(path)
+    if path.is_symlink():
+        path = Path(os.path.realpath(path))
+    if path.exists() and not path.is_file():
+        kind = "a folder" if path.is_dir() else "no plain file"
+        raise SaveError(f"{path} is {kind}; name a file")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         sweep(path)

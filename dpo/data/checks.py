@@ -1,23 +1,22 @@
-"""What makes a JSON value a pair, and what is wrong with one: a mistake keeps a file from use."""
+"""From a JSON value to the texts of a pair, and the mistakes in them that keep a file from use."""
 
-import difflib
 import re
 from collections import Counter
-from collections.abc import Iterable
-from functools import lru_cache
 
 from dpo.data.chat import is_chat, read_chat
-from dpo.data.json_reader import NEAR, shorten
+from dpo.data.keys import (
+    PARTS,
+    SHOWN_NAMES,
+    find_format,
+    key_problems,
+    object_problems,
+    question_elsewhere,
+)
 from dpo.data.pair import Findings, Pair, Problem
-from dpo.data.text_reader import PAIR
+from dpo.data.syntax_hints import shorten
 from sft.tokenizer import LOOK_ALIKES, describe_character, remedy
 
-KEYS = ({"positive", "negative"}, {"prompt", "chosen", "rejected"})  # the two formats of a pair
-SHOWN_NAMES = 8  # of what is replaced or not used
-SHOWN_PATHS = 3
-NAMES = KEYS[0] | KEYS[1]
 _LOOK_ALIKES = frozenset(LOOK_ALIKES)
-_PARTS = "`prompt`, `chosen` and `rejected`"
 
 
 class Replaced:
@@ -45,12 +44,12 @@ def read_pair_texts(
 
     Look-alikes of the model's characters are replaced and noted, and so are keys of no use.
     """
-    wanted, problems = _find_format(value), []
+    wanted, problems = find_format(value), []
     if not wanted and isinstance(value, dict) and is_chat(value):
         value, problems = read_chat(value)
-        wanted = _find_format(value)
+        wanted = find_format(value)
     if not wanted:
-        return None, problems or _object_problems(value) or _key_problems(value)
+        return None, problems or object_problems(value) or key_problems(value)
     if len(value) > len(wanted):
         for key in value:
             if key not in wanted:
@@ -63,131 +62,12 @@ def read_pair_texts(
         prompt, chosen = split_text(clean["positive"])
         rejected_prompt, rejected = split_text(clean["negative"])
         texts = prompt, chosen, rejected
-        problems = _prompt_problems(clean, prompt, rejected_prompt) or _answer_problems(*texts)
+        problems = (
+            question_elsewhere(value, clean)
+            or _prompt_problems(clean, prompt, rejected_prompt)
+            or _answer_problems(*texts)
+        )
     return (None, problems) if problems else (texts, [])
-
-
-def _find_format(value: object) -> set[str] | None:
-    """The keys of a pair, if the value has all keys of one format, with a text under each."""
-    if not isinstance(value, dict):
-        return None
-    for keys in KEYS:
-        if keys <= value.keys() and all(map(_is_text, map(value.get, keys))):
-            return keys
-    return None
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str) and not (value == "" or value.isspace())
-
-
-def _object_problems(value: object) -> list[Problem]:
-    """What keeps a JSON value from being one object for one pair."""
-    if not isinstance(value, dict):
-        return [_no_object(value)]
-    if any(keys <= value.keys() and _are_columns(map(value.get, keys)) for keys in KEYS):
-        sentence = "the keys hold lists, as columns of a table; write an object for each pair"
-        return [Problem("columns", sentence)]
-    paths = [] if NAMES & value.keys() else _find_pairs_inside(value)
-    if not paths:
-        return []
-    what, alone = "list stands", "write the list alone"
-    if not all(len(path) == 1 and isinstance(value[path[0]], list) for path in paths):
-        what, alone = "pairs stand", "write each pair alone, one a line"
-    elif len(paths) > 1:
-        alone = "write the lists alone, one after another"
-    where = " and ".join(" > ".join(map(shorten, path)) for path in paths[:SHOWN_PATHS])
-    others = " and others" if len(paths) > SHOWN_PATHS else ""
-    return [Problem("wrapper", f"the {what} inside an object, under {where}{others}; {alone}")]
-
-
-def _no_object(value: object) -> Problem:
-    kind = _kind_of(value)
-    if isinstance(value, str) and value.lstrip().startswith(("{", "[")):
-        remedy = "write it without the quotes around it and the backslashes in it"
-        return Problem(
-            "written twice", f"a text that holds JSON, which was written twice; {remedy}"
-        )
-    sentence = f"a pair is an object with `positive` and `negative`, not {kind}; write {PAIR}"
-    return Problem(f"no object: {kind}", sentence)
-
-
-def _kind_of(value: object) -> str:
-    """What JSON calls a value."""
-    kinds = {list: "a list", dict: "an object", str: "a text", bool: "true or false"}
-    return "null" if value is None else kinds.get(type(value), "a number")
-
-
-def _are_columns(texts: Iterable[object]) -> bool:
-    return all(isinstance(inside, list | dict) for inside in texts)
-
-
-def _find_pairs_inside(value: dict) -> list[list[str]]:
-    """The keys on the way to pairs, under each key that has some; else to any lists of objects."""
-    found = {key: _path_to_pair(inside) for key, inside in value.items()}
-    paths = [[key, *path] for key, path in found.items() if path is not None]
-    lists = {key: inside for key, inside in value.items() if isinstance(inside, list) and inside}
-    return paths or [[key] for key, inside in lists.items() if isinstance(inside[0], dict)]
-
-
-def _path_to_pair(value: object, depth: int = 4) -> list[str] | None:
-    """The keys on the way to the first object with a key of a pair; None if there is none."""
-    if isinstance(value, list) and value:
-        value = value[0]
-    if not isinstance(value, dict) or not depth:
-        return None
-    if NAMES & value.keys():
-        return []
-    paths = ((key, _path_to_pair(inside, depth - 1)) for key, inside in value.items())
-    return next(([key, *path] for key, path in paths if path is not None), None)
-
-
-def _key_problems(value: dict) -> list[Problem]:
-    """Keys that are no texts, keys that lack, and keys that were probably meant to be those."""
-    wanted = max(KEYS, key=lambda keys: len(keys & value.keys()))
-    problems, others, missing = [], [], wanted - value.keys()
-    for key, inside in value.items():
-        if key in wanted:
-            problems += [] if _is_text(inside) else [_no_text(key, inside)]
-        elif meant := _meant_key(key[:NEAR], frozenset(wanted - value.keys())):
-            missing -= {meant}
-            sentence = f"unknown key {shorten(key)}; write {meant!r}"
-            problems.append(Problem(f"unknown key for {meant}", sentence))
-        else:
-            others.append(shorten(key))
-    return problems + ([_missing(sorted(missing), others, value)] if missing else [])
-
-
-@lru_cache(maxsize=1000)
-def _meant_key(key: str, missing: frozenset[str]) -> str:
-    """Which of the missing keys was probably meant; empty if none."""
-    near = difflib.get_close_matches(key.strip().lower(), sorted(missing), n=1)
-    return near[0] if near else ""
-
-
-def _no_text(key: str, inside: object) -> Problem:
-    kind = _kind_of(inside)
-    remedy = (
-        "write a pair for each of its texts" if kind == "a list" else "write the text in quotes"
-    )
-    found = "" if kind == "a text" else f" ({kind})"
-    return Problem(f"empty {key}", f"{key!r} is empty or not a text{found}; {remedy}")
-
-
-def _missing(missing: list[str], others: list[str], value: dict) -> Problem:
-    """The sentence about keys that lack, where the object has these others."""
-    has = ", ".join(others[:SHOWN_NAMES])
-    if others and not NAMES & value.keys():
-        remedy = (
-            f"a pair has {_PARTS}, or `positive` and `negative`; rename them, and add what lacks"
-        )
-        return Problem("unknown keys", f"unknown key{'s' * (len(others) > 1)} {has}: {remedy}")
-    sentence = f"{' and '.join(map(repr, missing))} {'are' if len(missing) > 1 else 'is'} missing"
-    if others:
-        sentence += f"; the other keys are {has}: rename what is meant, or add what lacks"
-    elif missing == ["prompt"]:
-        sentence += "; if both texts begin with the question, call them `positive` and `negative`"
-    return Problem(f"missing {missing}", sentence)
 
 
 def _prompt_problems(clean: dict[str, str], prompt: str, rejected_prompt: str) -> list[Problem]:
@@ -195,11 +75,11 @@ def _prompt_problems(clean: dict[str, str], prompt: str, rejected_prompt: str) -
     positive, negative = clean["positive"], clean["negative"]
     for name, text, other in (("negative", negative, positive), ("positive", positive, negative)):
         if "?" not in text and "?" in other:
-            remedy = f"write the question before its answer, or use {_PARTS}"
+            remedy = f"write the question before its answer, or use {PARTS}"
             sentence = f"the {name} does not begin with the question: {shorten(text)}; {remedy}"
             return [Problem(f"bare {name}", sentence)]
     if "?" not in positive:
-        remedy = f"the question ends with ?, or say where it ends with {_PARTS}"
+        remedy = f"the question ends with ?, or say where it ends with {PARTS}"
         return [Problem("no mark", f"no question mark in {shorten(positive)}; {remedy}")]
     if prompt != rejected_prompt:
         prompts = f"{shorten(prompt)} and {shorten(rejected_prompt)}"

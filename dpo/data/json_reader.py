@@ -11,10 +11,17 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from dpo.data.pair import PairsError, Problem
-from dpo.data.syntax_hints import BEGINNINGS, SPACE, excerpt, explain_syntax, find_place
+from dpo.data.syntax_hints import (
+    BEGINNINGS,
+    NO_COMMA,
+    SPACE,
+    excerpt,
+    explain_syntax,
+    find_place,
+    shorten,
+)
 from dpo.data.text_reader import blank_strangers
 
-NEAR = 200  # characters of a text that are shown at most
 WINDOW = 4096  # characters that are tried first: an error costs as much as what was tried is long
 MOST_LONG_MISTAKES = 100  # in values longer than that: each costs as much as the whole file
 MOST_SYNTAX_ERRORS = 100_000  # a file with more holds something else than pairs
@@ -47,6 +54,7 @@ class _Reader:
         self.line, self.line_start, self.counted = 1, 0, 0  # for `_line_at`
         self.in_list = self.after_value = self.had_list = False
         self.inner_lists = 0  # that are open now
+        self.is_wrapped = False  # the list stands inside an object, whose rest says nothing
         self.is_open_said = self.is_inner_said = self.is_cut = False
         self.syntax_errors = self.long_mistakes = 0
         self.decoder = json.JSONDecoder(
@@ -68,6 +76,9 @@ class _Reader:
 
     def _step(self, character: str) -> Entry | None:
         """Read one value, bracket or comma; None if there is nothing to say about it."""
+        if self.is_wrapped and not self.in_list and character != "[":
+            self.position = _next_list(self.text, self.position)
+            return None
         if character == ",":
             return self._comma()
         if character == "]":
@@ -129,7 +140,7 @@ class _Reader:
         remedy = "put [ before the first pair and ] behind the last"
         return self._between("not opened", f"commas or a ] as in a list, but no [; {remedy}")
 
-    def _value(self) -> Entry:
+    def _value(self) -> Entry | None:
         """The value that begins here, or what is wrong with it."""
         start = self.position
         line = self._line_at(start)
@@ -172,9 +183,14 @@ class _Reader:
             self.long_mistakes += 1
             raise
 
-    def _mistake(self, line: int, message: str, position: int) -> Entry:
-        """The sentence about a mistake of syntax inside a pair."""
+    def _mistake(self, line: int, message: str, position: int) -> Entry | None:
+        """The sentence about a mistake of syntax inside a pair.
+
+        None for what follows from an unfinished merge, which is said by itself.
+        """
         start, text = self.position, self.text
+        if not self.number and (wrapper := _WRAPPER.match(text, start)):
+            return self._unwrap(wrapper)
         place = find_place(text, position)
         hint = explain_syntax(message, text, position)
         is_at_end = message.startswith("Unterminated") or position == len(text)
@@ -185,7 +201,16 @@ class _Reader:
         column = place - (self.line_start - 1 if newline < 0 else newline)
         line += text.count("\n", start, place)
         sentence = f"not JSON at column {column}: {hint}; there: {excerpt(text, place)}"
-        return self._skip(line, Problem(hint, sentence))
+        entry = self._skip(line, Problem(hint, sentence))
+        return entry if self.commas_wanted or hint != NO_COMMA else None
+
+    def _unwrap(self, wrapper: re.Match) -> Entry:
+        """Go on inside an object that cannot be read as a whole, at the list in it."""
+        key = shorten(wrapper["key"])
+        sentence = f"the list stands inside an object, under {key}; write the list alone"
+        entry = self._between("wrapper", sentence)
+        self.position, self.is_wrapped = wrapper.end("before"), True
+        return entry
 
     def _skip(self, line: int, problem: Problem) -> Entry:
         """Go on at the next object; no comma is asked for, it may be among what was skipped."""
@@ -242,6 +267,20 @@ _KEY = r"\s*[\"'\u201c][\w ]{1,30}[\"'\u201d]\s*[:\"'\u201c]"
 _OBJECT = re.compile(rf"\n[ \t\r]*(\{{)(?!{_INNER})|(\{{)(?!{_INNER})(?={_KEY})")
 
 
+# An object that holds a list of pairs, and not the messages of a chat.
+_OWN = "messages|conversations|prompt|chosen|rejected|positive|negative"  # keys of a pair
+_WRAPPER = re.compile(
+    r'(?P<before>\{\s*(?:"[^"\n]*"\s*:\s*(?:"[^"\n]*"|[-\w.]+)\s*,\s*)*'  # what is no list
+    rf'"(?P<key>(?!(?:{_OWN})")[^"\n]*)"\s*:\s*)\[\s*\{{(?!{_INNER})'
+)
+_LIST = re.compile(r"\[\s*\{")
+
+
+def _next_list(text: str, position: int) -> int:
+    match = _LIST.search(text, position)
+    return match.start() if match else len(text)
+
+
 def _next_object(text: str, position: int) -> int:
     """Where to go on after a mistake: the next object, or the list's end. Always further on."""
     match = _OBJECT.search(text, position + 1)
@@ -266,11 +305,6 @@ def _end_of_stray(text: str, start: int, in_list: bool) -> int:
     if not match:
         return len(text)
     return match.end() if match[0] == "*/" else match.start()
-
-
-def shorten(text: str) -> str:
-    """The text in quotes, cut if it is long; control characters come out as their codes."""
-    return repr(text) if len(text) <= NEAR else f"{text[:NEAR]!r}..."
 
 
 def _no_duplicate_keys(items: list[tuple[str, object]]) -> dict:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from dpo.data.pair import Findings, Pair
 from sft.arithmetic import Question, parse_question
-from sft.grading import Grade, grade
+from sft.grading import Grade, grade, is_refusal, parse_answer
 
 RIGHT = Grade(answer=True, reason=True)
 SHOWN = 60  # characters of an example
@@ -86,7 +86,15 @@ def _has_wrong_number(it: Inspected) -> Oddity | None:
     if grade(it.asked.question, it.pair.rejected).answer:
         deed = "have the right number in the negative answer only; exchange the two answers"
         return deed, it.place, shorten(it.pair.prompt + it.pair.rejected)
-    deed = "have a wrong number in the positive answer"
+    if is_refusal(it.pair.chosen):
+        deed = "refuse in the positive answer what can be calculated"
+    elif parse_answer(it.pair.chosen).value is None:
+        deed = (
+            "have no number in the positive answer that is read as one; write it like The answer "
+            "is 36"
+        )
+    else:
+        deed = "have a wrong number in the positive answer"
     return deed, f"{it.place} (right: {it.asked.question.answer})", ""
 
 
@@ -145,9 +153,14 @@ def _writes_unusually(it: Inspected) -> Oddity | None:
     return "write a question unlike the others", it.place, instance
 
 
-_SIGN = r"(?:[-+*/^%:]|\b(?:plus|minus|times|multiplied by|divided by)\b)"
+_SIGN_WORD = r"\b(?:plus|minus|times|multiplied by|divided by)\b"
+_SIGN = rf"(?:[-+*/^%:]|{_SIGN_WORD})"
+_UNKNOWN = r"(?:\b[a-z]\b|[?_])"  # x, or what else stands for the number that is asked for
+_NUMBER_WORD = r"\w*(?:one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|teen|ty)"
 _ARITHMETIC = re.compile(
-    rf"\d\)?\s*{_SIGN}\s*[(\dx]|\bx\s*[-+*/=]|[-+*/]\s*x\b|\d\s*x\b.*=|\d\s*=\s*\?",
+    rf"\d\)?\s*{_SIGN}\s*(?:[(\dx]|{_UNKNOWN})|{_UNKNOWN}\s*[-+*/]\s*\d|\bx\s*[-+*/=]|"
+    rf"[-+*/]\s*x\b|\d\s*x\b.*=|\d\s*=\s*\?|\d+ [a-z]+ [-+*/] \d|"
+    rf"\b{_NUMBER_WORD} {_SIGN_WORD} {_NUMBER_WORD}\b",
     re.IGNORECASE,
 )
 

@@ -17,9 +17,10 @@ from dpo.data.checks import (
     read_pair_texts,
     split_text,
 )
-from dpo.data.json_reader import read_values, shorten
+from dpo.data.json_reader import read_values
 from dpo.data.oddities import find_oddities
 from dpo.data.pair import Findings, Pair, PairsError, PairsFile
+from dpo.data.syntax_hints import shorten
 from dpo.data.text_reader import read_text
 from sft.arithmetic import parse_question
 from sft.files import write_atomically

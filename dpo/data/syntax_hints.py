@@ -1,8 +1,10 @@
 """Why a text is not JSON, where, and what to do about it, in words."""
 
 HINT_AREA = 200  # characters around a mistake that are looked at
+NEAR = 200  # characters of a text that are shown at most
 BEFORE, AFTER = 50, 30  # characters around it that are shown
 SPACE = " \t\r\n"  # what JSON takes for space
+PAIR = '{"prompt": "1+1=?", "chosen": " 2.", "rejected": " 3."}'  # as it should be written
 
 BEGINNINGS = {  # what stands where the JSON reader gave up
     "'": "single quotes; JSON wants double quotes",
@@ -21,10 +23,11 @@ BEGINNINGS = {  # what stands where the JSON reader gave up
 _SPACED = "put a plain space there"
 _WITHOUT_BREAK = dict.fromkeys("\r\n", "write the text on one line, with a quote at its end")
 _NO_BRACE = "no } at the end of the pair; add it"
+NO_COMMA = "no comma between two texts; add it"
 _QUOTES = "a quote too few or too many; a text stands between two of them and has ' inside"
 MESSAGES = {  # of Python's reader, by how they begin
     "Unterminated string": "a text without its closing quote; add it",
-    "Invalid \\": "a backslash inside a text; write two",
+    "Invalid \\": "a backslash inside a text; leave it out",
     "Expecting ':'": "no : between a key and its text; add it",
     "Expecting property name": "a key without its quotes, or a comma too many",
     "Expecting value": "expecting value: a text in quotes belongs here",
@@ -48,7 +51,7 @@ def explain_syntax(message: str, text: str, position: int) -> str:
         if rest.lstrip("," + SPACE)[:1] in ("{", "]", ""):
             return _NO_BRACE
         if rest.startswith('"'):
-            return "no comma between two texts; add it"
+            return NO_COMMA
         if message.startswith("Expecting ','"):
             return _QUOTES
     return next((hint for start, hint in MESSAGES.items() if message.startswith(start)), message)
@@ -74,3 +77,8 @@ def excerpt(text: str, place: int) -> str:
     shown = "".join(c if c.isprintable() else " " for c in text[start:end])
     before, after = "..." if start else "", "..." if end < len(text) else ""
     return f"{before}{' '.join(shown.split())}{after}"
+
+
+def shorten(text: str) -> str:
+    """The text in quotes, cut if it is long; control characters come out as their codes."""
+    return repr(text) if len(text) <= NEAR else f"{text[:NEAR]!r}..."

@@ -11,6 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from dpo.data.pair import PairsError, Problem
+from dpo.data.syntax_hints import PAIR
 from sft.files import open_plain
 
 LARGEST_FILE = 32 * 2**20  # bytes: 200,000 pairs and more
@@ -53,9 +54,11 @@ def read_text(path: Path) -> str:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
-        raise PairsError(
-            f"{path.name} line {line}: the file is not UTF-8, it looks like {_encoding_of(data)}"
-        ) from None
+        if error.reason == "unexpected end of data":
+            reason = "the file ends inside a character, as if it had been cut; get the whole file"
+        else:
+            reason = f"the file is not UTF-8, it looks like {_encoding_of(data)}"
+        raise PairsError(f"{path.name} line {line}: {reason}") from None
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
         raise PairsError(
@@ -93,7 +96,6 @@ def _encoding_of(data: bytes) -> str:
     return "another encoding, such as Windows-1252; save it as UTF-8"
 
 
-PAIR = '{"prompt": "1+1=?", "chosen": " 2.", "rejected": " 3."}'
 _KEYS = r"(?:positive|negative|prompt|chosen|rejected)"
 _WEB_PAGE = re.compile(r"<(?:[!?]|html|head|body|script)", re.IGNORECASE)
 _NOTEBOOK = re.compile(r'\{\s*"cells"\s*:')
@@ -128,6 +130,7 @@ def _kind_of_text(text: str) -> str:
 # What is between the texts
 
 _MERGE = re.compile(r"^(?:<{7}|={7}|>{7}|\|{7})(?:[ \t].*)?\r?$", re.MULTILINE)
+_COLOURS = re.compile(r"\x1b\[[\d;]*m")
 _FENCE = re.compile(  # perhaps with a title, but no beginning of a pair or a list
     r"^[ \t]*(?:```|~~~)(?:[^`\n:[{]|\{[^`\n:[{}]*\})*$", re.MULTILINE
 )
@@ -148,6 +151,9 @@ def blank_strangers(text: str) -> tuple[str, list[tuple[int, Problem]], bool]:
     for match in _FENCE.finditer(text):
         problem = "a line of Markdown ('```'); remove that line, keep what is between"
         found.append((match, Problem("fence", problem)))
+    for match in _COLOURS.finditer(text):
+        problem = "colours of a terminal; make the file without them, as with jq -M"
+        found.append((match, Problem("colours", problem)))
     if not text.isascii() and _INVISIBLE.search(text):
         for match in _TEXT_OR_INVISIBLE.finditer(text):
             if not match[0].startswith('"'):
@@ -161,8 +167,8 @@ def blank_strangers(text: str) -> tuple[str, list[tuple[int, Problem]], bool]:
 def _merge_problem(line: str) -> Problem:
     return Problem(
         "merge",
-        f"an unfinished merge ({line.strip()[:40]!r}); take the marker lines away, "
-        "keep the pairs of both sides",
+        f"an unfinished merge ({line.strip()[:40]!r}); take the marker lines away, keep the pairs "
+        "of both sides, and where a marker stands inside a pair make two of it",
     )
 
 

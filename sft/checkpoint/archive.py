@@ -129,7 +129,7 @@ def _what_else(start: bytes) -> str:
             return f" but {kind}"
     if start[8:10] == b'{"':  # behind the length of this table of contents
         return f" but {SAFETENSORS}"
-    text = start.decode("latin-1").strip()
+    text = " ".join(start.decode("latin-1").split())
     if text.isascii() and text.isprintable():
         return f" but a text ({text[:30]!r}); {DOWNLOAD_AGAIN}"
     if not start.strip(b"\0"):

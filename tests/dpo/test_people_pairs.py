@@ -61,7 +61,8 @@ SYNTAX = {
     "an unfinished merge": (
         MERGE,
         "line 3, line 5, line 7, the first: an unfinished merge ('<<<<<<< HEAD'); take the marker "
-        "lines away, keep the pairs of both sides",
+        "lines away, keep the pairs of both sides, and where a marker stands inside a pair make "
+        "two of it",
     ),
     "no-break spaces": (
         f"[\n\u00a0 {row(7)},\n\u00a0\u00a0{row(8)}\n]",
@@ -105,6 +106,17 @@ SYNTAX = {
         '{"positive": ["8+9=? 17."], "negative": ["8+9=? No."]}',
         "line 1 (pair 1): the keys hold lists, as columns of a table; "
         "write an object for each pair",
+    ),
+    "a merge inside a pair": (
+        '{\n"positive": "8+9=? 17.",\n<<<<<<< HEAD\n"negative": "8+9=? No."\n=======\n'
+        '"negative": "8+9=? Sorry."\n>>>>>>> more\n}',
+        "line 3, line 5, line 7, the first: an unfinished merge ('<<<<<<< HEAD'); take the marker "
+        "lines away, keep the pairs of both sides, and where a marker stands inside a pair make "
+        "two of it",
+    ),
+    "colours": (
+        f"\x1b[1;39m[{row()}]\x1b[0m",
+        "line 1: colours of a terminal; make the file without them, as with jq -M",
     ),
     "a list in the list": (
         f"[[{row()}]]",
@@ -187,6 +199,15 @@ KEYS = {
         '{"positive": {"0": "8+9=? 17."}, "negative": {"0": "8+9=? No."}}',
         "the keys hold lists, as columns of a table; write an object for each pair",
     ),
+    "texts in objects": (
+        HF.replace('" No."', '{"text": " No."}'),
+        "'rejected' is empty or not a text (an object); write the text alone",
+    ),
+    "a question of its own": (
+        '{"question": "8+9=?", "positive": "The answer is 17.", "negative": "Sorry."}',
+        "the question stands under 'question'; call the three keys `prompt`, `chosen` and "
+        "`rejected`",
+    ),
     "rows of a hub": (
         f'{{"features": [{{"name": "prompt"}}], "rows": [{{"row_idx": 0, "row": {HF}}}]}}',
         "the pairs stand inside an object, under 'rows' > 'row'; write each pair alone, one a line",
@@ -242,6 +263,7 @@ def test_mistake_of_one_pair_is_counted_once(said, name):
 WRITTEN = {  # by the first thing that is wrong
     "a tab": (row().replace("? T", "?\tT"), "a line break or tab inside a text; put a plain space"),
     "None": (row().replace('"8+9=? Sorry."', "None"), "a word of Python; JSON writes null, true"),
+    "a backslash": (row().replace("Sorry", "I don\\'t"), "a backslash inside a text; leave it out"),
     "guillemets": (row().replace('"', "\u00ab"), "curly quotes; write straight ones"),
     "backslashes": (row().replace('"', '\\"'), "a backslash before the quotes around a text"),
     "quotes of HTML": (row().replace('"', "&quot;"), 'code for quotes; write " instead of &quot;'),
@@ -411,6 +433,32 @@ def test_keys_of_no_use_are_a_warning(said):
     assert said(rows)[0] == "keys that a pair has not were not used: 'score' (2, first in line 1)"
 
 
+WRAPPED = {  # a mistake in a list that stands inside an object
+    "a last comma": (f"{row(7)},\n{row(8)},", "line 3: comma after the last pair; remove it"),
+    "no comma": (f"{row(7)}\n{row(8)}", "line 3 (pair 2): no comma between this pair and the one"),
+    "a comment": (f"{row(7)}, // mine\n{row(8)}", "line 2: not JSON: a comment; JSON has none"),
+}
+
+
+@pytest.mark.parametrize("name", WRAPPED)
+@pytest.mark.parametrize("wrapper", ['{"data": [\n%s\n]}', '{"n": 2, "data": [\n%s\n], "m": 1}'])
+def test_mistake_in_a_wrapped_list_is_named_and_no_other(said, name, wrapper):
+    contents, words = WRAPPED[name]
+    [_, around, inside] = said(wrapper % contents)
+    assert (
+        around == "  line 1: the list stands inside an object, under 'data'; write the list alone"
+    )
+    assert inside.strip().startswith(words)
+
+
+def test_all_lists_of_a_wrapper_are_read(said):
+    contents = f'{{"train": [\n{row(7)},\n],\n"test": [\n{row(8)},\n]}}'
+    assert [line.partition(":")[0] for line in said(contents)[1:]] == [
+        "  line 1",
+        "  line 2, line 5, the first",
+    ]
+
+
 # Oddities
 
 
@@ -448,6 +496,23 @@ ODD = {
     ],
     "1 pairs have the right number in the negative answer only; exchange the two answers: line 1": [
         hf("2+9=?", " Sorry.", " The answer is 11."),
+    ],
+    "no number in the positive answer that is read as one; write it like The answer is 36: "
+    "line 1 (right: 25), 2 (right: 25)": [
+        hf("12+13=?", " The answer is 25 apples."),
+        hf("12+13=?", " 12+13=25."),
+    ],
+    "refuse in the positive answer what can be calculated: line 1 (right: 25)": [
+        hf("12+13=?", " Sorry.", " The answer is 24."),
+    ],
+    "5 pairs look like arithmetic but cannot be checked here": [
+        hf("y+13=25,y=?", " 12."),
+        hf("?+13=25, what is it", " 12."),
+        hf("5+?=12", " 7."),
+        hf("What is twelve plus thirteen?", " 25."),
+        hf("5 apples + 7 apples = ?", " 12."),
+        hf("Is an e-mail or a t-shirt a thing?", " Yes."),
+        hf("Is it he and/or she?", " Both."),
     ],
     "stand twice: pair 2 (as 1)": ["[" + hf("2+8=?", " The answer is 10.")[:-1] + "},"
                                    + hf("2+8=?", " The answer is 10.") + "]"],
