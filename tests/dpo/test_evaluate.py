@@ -616,6 +616,11 @@ def test_no_question_on_standard_input_is_an_error(ask, piped):
     assert ended.err.startswith("error: standard input holds no question; ")
 
 
+def test_closed_standard_input_holds_no_question(ask, monkeypatch):
+    monkeypatch.setattr("sys.stdin", None)
+    assert ask("--prompts=-").err.startswith("error: standard input holds no question; ")
+
+
 def test_a_blank_question_is_an_error(ask):
     ended = ask("--ask= ")
     assert ended.code == 1

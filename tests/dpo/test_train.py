@@ -202,6 +202,7 @@ def test_epochs_count_before_steps(tiny_run):
     [
         ("--beta=0", "beta above 0"),
         ("--digit_weight=0", "digit_weight and max_grad_norm must be above 0"),
+        ("--base_lr=-1e-5", "base_lr, muon_lr, nll_coef, max_pairs and epochs 0 or more"),
         ("--steps=0", "steps and batch_size must be at least 1"),
         ("--epochs=-1", "max_pairs and epochs 0 or more"),
         ("--loss_type=dpo", "loss_type is 'dpo'; it must be"),

@@ -318,6 +318,7 @@ def zipped(name, contents):
 
 FOREIGN = {
     "but a text ('Entry not found'); download it again": b"Entry not found\n",
+    "but a text ('# Weights See the page of'); download it again": b"# Weights\n\nSee the page of",
     "is a web page, not the weights; download it again": b"\xef\xbb\xbf\n<html>",
     "but a file of safetensors; `python -m dpo.export": b'\x08\0\0\0\0\0\0\0{"a": 1}',
     "but an array of NumPy; its owner can save it again": b"\x93NUMPY\x01\0",

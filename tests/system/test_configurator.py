@@ -60,6 +60,7 @@ def test_false_may_be_written_small(word):
     [
         (["--bete=1"], "unknown setting 'bete'; did you mean 'beta'?"),
         (["--qqqqqq=1"], "known are beta, epochs, verbose, out"),
+        (["--data=1"], "unknown setting 'data'; known are beta, epochs, verbose, out"),
         (["--epochs=1.5"], "epochs must be a whole number like 1, not 1.5"),
         (["--epochs=True"], "epochs must be a whole number like 1, not True"),
         (["--beta=much"], "beta must be a number like 0.1, not 'much'"),
