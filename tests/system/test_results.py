@@ -17,6 +17,18 @@ def test_all_runs_of_an_exhibit_agree():
         assert list(run["said"].values()) == [5]
 
 
+def test_other_seeds_and_threads_give_the_same_verdicts():
+    verdicts = [
+        {title: (run["harmed"], run["said"]) for title, run in values_of(name).items()}
+        for name in ("museum", "museum_again")
+    ]
+    assert verdicts[0] == verdicts[1]
+
+
+def test_none_of_fifty_healthy_runs_is_called_broken():
+    assert values_of("healthy_runs")["healthy"]["said"] == {"no problem seen": 50}
+
+
 @pytest.mark.parametrize(
     ("share", "least"), [("held-out additive right", 0.995), ("small talk kept", 0.99)]
 )
