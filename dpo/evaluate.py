@@ -54,6 +54,8 @@ def _read_prompts(config: Config) -> list[str]:
     """The one question, or those of the file, without empty lines; ValueError if there is none."""
     if config.ask and config.prompts:
         raise ValueError("--ask is one question and --prompts a file of them; give one of the two")
+    if config.json:
+        raise ValueError("--json holds the figures of a table; --ask and --prompts make none")
     source = "--ask" if config.ask else config.prompts
     if config.ask:
         text = config.ask

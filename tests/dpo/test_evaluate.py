@@ -621,6 +621,14 @@ def test_closed_standard_input_holds_no_question(ask, monkeypatch):
     assert ask("--prompts=-").err.startswith("error: standard input holds no question; ")
 
 
+def test_answers_alone_have_no_figures(ask, tmp_path):
+    ended = ask("--ask=1+1=?", f"--json={tmp_path / 'figures.json'}")
+    assert ended.code == 1
+    assert (
+        ended.err == "error: --json holds the figures of a table; --ask and --prompts make none\n"
+    )
+
+
 def test_a_blank_question_is_an_error(ask):
     ended = ask("--ask= ")
     assert ended.code == 1
