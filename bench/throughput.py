@@ -84,7 +84,11 @@ def load() -> tuple[GPT, GPT]:
 
 
 def check_agreement(pairs: list[Pair]) -> float:
-    """The largest relative difference of ours and TRL's in float32; AssertionError above 1e-4."""
+    """The largest difference of ours and TRL's in float32; AssertionError if they disagree.
+
+    It is relative for numbers above 1. Below, it is in nats: a reward near 0 is the difference of
+    sums of many nats, and has their rounding.
+    """
     tokenizer, (policy, reference) = load_tokenizer(), load()
     torch.manual_seed(1)
     with torch.no_grad():
@@ -105,8 +109,8 @@ def check_agreement(pairs: list[Pair]) -> float:
     names = ["loss", *rewards, "logps/chosen"]
     own = torch.cat([logps.flatten(), torch.tensor([metrics[name] for name in names])])
     other = torch.cat([*their_logps, torch.tensor([theirs[name] for name in names])])
-    torch.testing.assert_close(own, other, rtol=1e-4, atol=1e-9)
-    return ((own - other).abs() / other.abs().clamp(min=1e-9)).max().item()
+    torch.testing.assert_close(own, other, rtol=1e-4, atol=1e-6)
+    return ((own - other).abs() / other.abs().clamp(min=1)).max().item()
 
 
 # The systems
@@ -284,7 +288,7 @@ def agreement_in_words(values: dict) -> str:
         return "TRL was not installed (bench/requirements.txt): its rows are missing."
     return (
         f"Ours and TRL {values['trl']} agree on log-probabilities, loss and rewards of a batch "
-        f"within {values['agreement']:.1e} (relative)."
+        f"within {values['agreement']:.1e} (relative; of numbers below 1, in nats)."
     )
 
 
