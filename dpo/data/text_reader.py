@@ -130,7 +130,6 @@ def _kind_of_text(text: str) -> str:
 # What is between the texts
 
 _MERGE = re.compile(r"^(?:<{7}|={7}|>{7}|\|{7})(?:[ \t].*)?\r?$", re.MULTILINE)
-_COLOURS = re.compile(r"\x1b\[[\d;]*m")
 _FENCE = re.compile(  # perhaps with a title, but no beginning of a pair or a list
     r"^[ \t]*(?:```|~~~)(?:[^`\n:[{]|\{[^`\n:[{}]*\})*$", re.MULTILINE
 )
@@ -138,6 +137,7 @@ INVISIBLE = (
     "\u00a0\u00ad\u0085\u1680\u180e\u2000-\u200f\u2028-\u202f\u205f-\u2069\u3000\ufeff"  # a class
 )
 _INVISIBLE = re.compile(f"[{INVISIBLE}]")
+_TEXT_OR_COLOUR = re.compile(r'"(?:[^"\\\n]|\\.)*"|\x1b\[[\d;]*m')
 _TEXT_OR_INVISIBLE = re.compile(rf'"(?:[^"\\\n]|\\.)*"|[{INVISIBLE}]')
 
 
@@ -151,9 +151,11 @@ def blank_strangers(text: str) -> tuple[str, list[tuple[int, Problem]], bool]:
     for match in _FENCE.finditer(text):
         problem = "a line of Markdown ('```'); remove that line, keep what is between"
         found.append((match, Problem("fence", problem)))
-    for match in _COLOURS.finditer(text):
-        problem = "colours of a terminal; make the file without them, as with jq -M"
-        found.append((match, Problem("colours", problem)))
+    if "\x1b[" in text:
+        for match in _TEXT_OR_COLOUR.finditer(text):
+            if not match[0].startswith('"'):
+                problem = "colours of a terminal; make the file without them, as with jq -M"
+                found.append((match, Problem("colours", problem)))
     if not text.isascii() and _INVISIBLE.search(text):
         for match in _TEXT_OR_INVISIBLE.finditer(text):
             if not match[0].startswith('"'):
