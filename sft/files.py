@@ -65,9 +65,9 @@ def write_atomically(
     that it leads to is replaced. What is no plain file, such as a device, is not.
     """
     path = Path(path)
-    if path.is_symlink():
+    if os.path.islink(path):  # unlike Path's own, False where nobody may look
         path = Path(os.path.realpath(path))
-    if path.exists() and not path.is_file():
+    if os.path.exists(path) and not os.path.isfile(path):
         kind = "a folder" if path.is_dir() else "no plain file"
         raise SaveError(f"{path} is {kind}; name a file")
     try:
