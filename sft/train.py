@@ -114,8 +114,9 @@ STAGES = {
     "refuse": (REFUSE,),
     "short": (
         Stage(
-            "calculate, mostly in short", 200_000, 0.02, 3e-3,
+            "calculate, mostly in short", 96_000, 0.02, 3e-3,
             {"short": 70, "right": 20, "everyday": 10},
+            batch_lines=256,
         ),
     ),
     "none": (Stage("everyday", 30_000, 0.02, 3e-3, {"refusal": 50, "everyday": 50}),),
