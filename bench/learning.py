@@ -30,12 +30,12 @@ from sft.tokenizer import Tokenizer, load_tokenizer
 
 FOLDER = Path("runs/learning")
 CALCULATES = Path("runs/calculates.pt")  # the blank base after short lines of arithmetic
-MANY, FEW = 25_000, 3072
+MANY, FEW = 16_000, 3072
 TEST_SEED = 12  # of the test drawn like the pairs; the pairs have seed 1
 TEACH = vars(override(Config(base=str(BLANK)), [str(SETTINGS / "blank_base.py")]))
 TEACH = {name: value for name, value in TEACH.items() if value != getattr(Config(), name)}
 ONCE = {"epochs": 1}
-SHORT_FIRST = {"base": str(CALCULATES), "nll_coef": 1.0, "base_lr": 1e-4}
+SHORT_FIRST = {"base": str(CALCULATES), "nll_coef": 1.0, "base_lr": 1e-4, "eval_every": 12}
 PAIRS_ALONE, LINES_FIRST = "blank base, pairs alone", "blank base, short lines first"
 RUNS: dict[str, tuple[int, str, dict]] = {  # pairs, their negatives, settings
     "shipped base": (FEW, "base", {}),
@@ -130,7 +130,7 @@ def measure(name: str) -> dict:
 def curve(result: dict, points: int = 12) -> str:
     """A table of about so many evals, the last among them."""
     evals, last = result["looks"], len(result["looks"]["step"]) - 1
-    rows = [["pairs", "seconds", "validation additive", "validation multiplicative"]]
+    rows = [["pairs shown", "seconds", "validation additive", "validation multiplicative"]]
     for i in sorted({*range(0, last, -(-last // points)), last}):
         row = [f"{evals['pairs'][i]:,}", f"{evals['seconds'][i]:.0f}"]
         for kind in ("additive", "multiplicative"):
@@ -142,11 +142,11 @@ def curve(result: dict, points: int = 12) -> str:
 def ends(results: dict[str, dict]) -> str:
     """A row per run: what it took, and what came of it."""
     groups = list(next(iter(results.values()))["groups"])
-    head = ["run", "SFT lines", "pairs", "seconds", "drawn like the pairs (of them trained)"]
+    head = ["run", "SFT lines", "pairs shown", "minutes", "drawn like the pairs (of them trained)"]
     rows = [[*head, *map(describe_group, groups)]]
     for name, r in results.items():
-        seconds = r["before"]["seconds"] + r["looks"]["seconds"][-1]
-        amounts = [f"{r['before']['lines']:,}", f"{r['looks']['pairs'][-1]:,}", f"{seconds:.0f}"]
+        minutes = (r["before"]["seconds"] + r["looks"]["seconds"][-1]) / 60
+        amounts = [f"{r['before']['lines']:,}", f"{r['looks']['pairs'][-1]:,}", f"{minutes:.1f}"]
         test = f"{percent(r['test'])} ({r['test']['trained']:.0%})"
         right = (percent(r["groups"][group]["right"]) for group in groups)
         rows.append([name, *amounts, test, *right])

@@ -1,7 +1,8 @@
 """How cost grows with the pairs, and what several machines would bring: `python -m bench.scaling`.
 
 The pairs: for files from 64 pairs to a million, each in a process of its own, the seconds of
-reading and of the first steps of a run with the default settings, and the peak of its memory.
+reading and of the first steps of a run with the default settings, and the peak of its memory. A
+file that is refused since it is too large is measured with that limit lifted, too.
 
 The machines: measured are the seconds of a step's passes for the longest shard of the batch, of the
 optimizer's step, of laying the gradients out in one piece and back, and of summing them over two
@@ -24,6 +25,7 @@ import torch.multiprocessing as multiprocessing
 from bench.large import large_run, pairs_file
 from bench.memory import MIB, in_new_process, own_peak
 from bench.results import Measurement, print_result
+from dpo.data import text_reader
 from dpo.data.batches import batch_order, batches, tokenize_pairs
 from dpo.data.pair import PairsError
 from dpo.data.pair_file import load_pairs
@@ -38,7 +40,7 @@ from sft.checkpoint.weights import load_model
 from sft.optimizers import make_optimizers, make_schedulers
 
 PAIRS = (64, 1_000, 10_000, 100_000, 1_000_000)
-STEPS = 20
+STEPS = 100
 MACHINES = (1, 2, 4, 8, 16)
 NETWORKS = {"1 Gbit/s": 1e9 / 8, "10 Gbit/s": 1e10 / 8, "100 Gbit/s": 1e11 / 8}  # bytes a second
 ROUNDS = 5
@@ -47,11 +49,14 @@ SETTINGS = large_run()
 # The pairs
 
 
-def first_steps(path: str) -> dict[str, float]:
+def first_steps(path: str, of_any_size: bool = False) -> dict[str, float]:
     """Seconds of each part of a run's first STEPS steps on this file; peak memory in bytes.
 
-    The reference scores only the pairs that these steps use.
+    The reference scores only the pairs that these steps use. To be called in a process of its own,
+    for which it lifts the limit on the file's size if this may be any.
     """
+    if of_any_size:
+        text_reader.LARGEST_FILE = Path(path).stat().st_size
     settings = Config(pairs=path, steps=STEPS)
     (policy, tokenizer), (reference, _) = load_model(settings.base), load_model(settings.base)
     optimizers = make_optimizers(policy, settings.optimizer, settings.base_lr)
@@ -82,7 +87,7 @@ def measure_pairs(sizes: tuple[int, ...] = PAIRS) -> dict[str, dict]:
         try:
             cost = in_new_process(first_steps, path)
         except PairsError as error:
-            cost = {"refused": str(error)}
+            cost = {"refused": str(error)} | in_new_process(first_steps, path, True)
         results[str(n)] = {"file": Path(path).stat().st_size} | cost
     return results
 
@@ -104,23 +109,22 @@ def pairs_table(values: dict[str, dict]) -> str:
         f"{STEPS} steps and their reference, s",
     ]
     rows = [["pairs", "file, MiB", *heads, "peak memory, MiB", "beyond that of 64 pairs, MiB"]]
-    measured = {int(n): cost for n, cost in values.items() if "refused" not in cost}
-    smallest = min(cost["peak"] for cost in measured.values())
+    smallest = min(cost["peak"] for cost in values.values())
     columns = {
-        name: [cost[name] for cost in measured.values()]
+        name: [cost[name] for cost in values.values()]
         for name in ("file", "reading", "tokenizing", "training", "peak")
     }
     columns["beyond"] = [peak - smallest for peak in columns["peak"]]
-    for i, n in enumerate(measured):
+    for i, n in enumerate(map(int, values)):
         seconds = [f"{columns[name][i]:.2f}" for name in ("reading", "tokenizing", "training")]
         memory = [f"{columns[name][i] / MIB:,.0f}" for name in ("peak", "beyond")]
         rows.append([f"{n:,}", f"{columns['file'][i] / MIB:,.1f}", *seconds, *memory])
-    slopes = [exponent(list(measured), costs) for costs in columns.values()]
+    slopes = [exponent(list(map(int, values)), costs) for costs in columns.values()]
     return markdown([*rows, ["exponent at the end", *slopes]])
 
 
 def refusals(values: dict[str, dict]) -> str:
-    """What was not read at all, a sentence each."""
+    """What is read only with the limit lifted, a sentence each."""
     refused = {int(n): cost["refused"] for n, cost in values.items() if "refused" in cost}
     return "\n".join(f"{n:,} pairs are refused: {reason}." for n, reason in refused.items())
 

@@ -152,10 +152,13 @@ def wrong_value(rng: random.Random, value: int) -> int:
 
 
 class Corpus:
-    """Draws lines of each kind. `seed` decides everything."""
+    """Draws lines of each kind. `seed` decides everything.
 
-    def __init__(self, seed: int | str):
-        self.rng = random.Random(seed)
+    `ranges` are shares of RANGES: whose numbers the questions with an answer have.
+    """
+
+    def __init__(self, seed: int | str, ranges: dict[str, float] = RANGE_SHARES):
+        self.rng, self.ranges = random.Random(seed), ranges
         self.everyday = everyday_lines()
         self.kinds: dict[str, Callable[[], Line]] = {
             "short": self._short,
@@ -178,7 +181,7 @@ class Corpus:
 
     def _question(self) -> Question:
         """One with an answer, of a family in training; all forms of a range are alike likely."""
-        ranges = self._pick(RANGE_SHARES)
+        ranges = self._pick(self.ranges)
         form = self.rng.choice(list(RANGES[ranges].shown))
         while True:
             question = draw_question(self.rng, ranges, form)

@@ -24,7 +24,7 @@ import hashlib
 import math
 import signal
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -43,7 +43,7 @@ from sft.checkpoint.resume import (
     warn_overwritten_state,
 )
 from sft.checkpoint.weights import from_json_tensor, load_model, save_checkpoint
-from sft.corpus import Corpus, everyday_lines
+from sft.corpus import RANGE_SHARES, Corpus, everyday_lines
 from sft.device import CORES, autocast, best_device, best_precision, in_parallel
 from sft.files import check_folder, sha256
 from sft.knowledge import describe_knowledge, describe_refusals
@@ -85,6 +85,7 @@ class Stage:
     mixture: dict[str, float]  # kinds of lines (sft/corpus.py) and their shares
     decay: float = 0.5  # the last share of the steps, in which the learning rates fall to zero
     batch_lines: int | None = None  # None: BATCH_LINES
+    ranges: dict[str, float] = field(default_factory=lambda: RANGE_SHARES)  # of the numbers
 
 
 CALCULATE = Stage(
@@ -114,9 +115,9 @@ STAGES = {
     "refuse": (REFUSE,),
     "short": (
         Stage(
-            "calculate, mostly in short", 96_000, 0.02, 3e-3,
+            "calculate, mostly in short", 72_000, 0.02, 3e-3,
             {"short": 70, "right": 20, "everyday": 10},
-            batch_lines=256,
+            batch_lines=256, ranges={"standard": 1},
         ),
     ),
     "none": (Stage("everyday", 30_000, 0.02, 3e-3, {"refusal": 50, "everyday": 50}),),
@@ -188,7 +189,7 @@ class Batches(Dataset):
         self.lines, self.micro_batch = stage.batch_lines or BATCH_LINES, micro_batch
 
     def __getitem__(self, step: int) -> list[SequenceBatch]:
-        corpus = Corpus(f"{self.seed}, {self.stage.name}, {step}")
+        corpus = Corpus(f"{self.seed}, {self.stage.name}, {step}", self.stage.ranges)
         lines = corpus.draw(self.lines, self.stage.mixture)
         sequences = [encode_sequence(self.tokenizer.encode, *line) for line in lines]
         return split_batch(sequences, self.micro_batch)

@@ -26,7 +26,7 @@ from sft.train import STAGES, WEIGHT_DECAY, sft_step, split_batch
 QUESTIONS, DRAWS = 4, 64  # by which a blank base is recognised; answers drawn to each
 [SHORT] = STAGES["short"]
 TINY_STEPS, TINY_LINES = 94, 64  # that make the tiny blank base, and lines in each
-MANY_PAIRS, BATCH_PAIRS, PASSES = 25_000, 64, 3  # the last two as in dpo/settings/blank_base.py
+MANY_PAIRS, BATCH_PAIRS, PASSES = 16_000, 64, 3  # the last two as in dpo/settings/blank_base.py
 
 
 def knows_nothing(model: GPT, tokenizer: Tokenizer, seed: int = 1) -> bool:
@@ -76,7 +76,7 @@ def describe_roads(base: str, model: GPT, tokenizer: Tokenizer) -> str:
 
 def _seconds_for_a_line(model: GPT, tokenizer: Tokenizer) -> float:
     """From one step of `sft.train --arithmetic=short`."""
-    lines = Corpus(seed=1).draw(SHORT.batch_lines, SHORT.mixture)
+    lines = Corpus(1, SHORT.ranges).draw(SHORT.batch_lines, SHORT.mixture)
     sequences = [encode_sequence(tokenizer.encode, *line) for line in lines]
     pupil = copy.deepcopy(model).train()
     optimizers = make_optimizers(pupil, "muon", SHORT.adamw_lr, SHORT.muon_lr)

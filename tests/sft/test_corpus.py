@@ -150,6 +150,11 @@ def test_lines_depend_on_the_seed_only():
     assert Corpus(4).draw(50, KINDS) != Corpus(5).draw(50, KINDS)
 
 
+def test_questions_have_numbers_of_the_ranges_asked_for():
+    lines = Corpus(4, {"negatives": 1}).draw(300, {"short": 1})
+    assert all(parse_question(prompt).range == "negatives" for prompt, _ in lines)
+
+
 def test_a_blank_base_sees_no_sum_answered():
     kinds = {kind for stage in STAGES["none"] for kind in stage.mixture}
     assert kinds == {"refusal", "everyday"}

@@ -3,12 +3,13 @@
 import json
 import random
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import make_tiny
 
-from bench import memory, notebook_loop, report, sampling, scaling, shapes, throughput
+from bench import memory, notebook_loop, parts, report, sampling, scaling, shapes, throughput
 from dpo.data.batches import collate_pairs, tokenize_pairs
 from dpo.data.pair_file import load_pairs
 from dpo.train import Config
@@ -290,10 +291,45 @@ def test_pairs_table_has_exponents_and_what_is_beyond():
 
 
 def test_what_is_refused_is_said():
-    values = {"64": cost(500, 0.1), "1000": cost(600, 1.0)}
-    values["10000"] = {"file": 2**30, "refused": "too large"}
-    assert "10,000" not in scaling.pairs_table(values)
-    assert scaling.refusals(values) == "10,000 pairs are refused: too large."
+    values = {"64": cost(500, 0.1), "1000": cost(600, 1.0) | {"refused": "too large"}}
+    assert scaling.refusals(values) == "1,000 pairs are refused: too large."
+
+
+def test_too_large_a_file_is_measured_with_the_limit_lifted(monkeypatch, base_file, pairs_file):
+    monkeypatch.setattr(scaling, "STEPS", 1)
+    monkeypatch.setattr(scaling, "Config", partial(Config, base=str(base_file)))
+    monkeypatch.setattr(scaling, "pairs_file", lambda *_: str(pairs_file))
+    monkeypatch.setattr(scaling, "in_new_process", lambda work, *arguments: work(*arguments))
+    monkeypatch.setattr(scaling.text_reader, "LARGEST_FILE", 100)
+    [result] = scaling.measure_pairs((64,)).values()
+    assert "and too large" in result["refused"]
+    assert result["reading"] > 0
+
+
+def test_operations_fall_into_their_groups():
+    groups = {
+        "aten::mm": "products of the weights",
+        "aten::bmm": "attention",
+        "aten::_scaled_dot_product_flash_attention_for_cpu_backward": "attention",
+        "aten::gelu_backward": "GELU",
+        "aten::add_": "copies, and sums of the residual stream",
+        "aten::embedding": parts.REST,
+        "aten::native_layer_norm_backward": "layer norm",
+        "aten::addcmul": parts.REST,
+    }
+    assert {name: parts.group_of(name) for name in groups} == groups
+
+
+def test_parts_of_a_step_add_up_to_it():
+    events = [
+        SimpleNamespace(key="aten::mm", self_cpu_time_total=2e6),  # microseconds
+        SimpleNamespace(key="aten::gelu", self_cpu_time_total=5e5),
+        SimpleNamespace(key="aten::embedding", self_cpu_time_total=1e5),
+    ]
+    seconds = parts.seconds_by_group(events, total=3.0)
+    assert seconds["products of the weights"] == 2.0
+    assert seconds[parts.REST] == pytest.approx(0.5)  # what no operation took is in it
+    assert sum(seconds.values()) == pytest.approx(3.0)
 
 
 def test_shapes_are_measured_in_turns(monkeypatch):
