@@ -30,19 +30,19 @@ from sft.tokenizer import Tokenizer, load_tokenizer
 
 FOLDER = Path("runs/learning")
 CALCULATES = Path("runs/calculates.pt")  # the blank base after short lines of arithmetic
-MANY, FEW = 16_000, 3072
+MANY, FEW = 24_000, 3072
 TEST_SEED = 12  # of the test drawn like the pairs; the pairs have seed 1
 TEACH = vars(override(Config(base=str(BLANK)), [str(SETTINGS / "blank_base.py")]))
 TEACH = {name: value for name, value in TEACH.items() if value != getattr(Config(), name)}
 ONCE = {"epochs": 1}
-SHORT_FIRST = {"base": str(CALCULATES), "nll_coef": 1.0, "base_lr": 1e-4, "eval_every": 12}
+SHORT_FIRST = {"base": str(CALCULATES), "nll_coef": 1.0, "base_lr": 1e-4}
 PAIRS_ALONE, LINES_FIRST = "blank base, pairs alone", "blank base, short lines first"
 RUNS: dict[str, tuple[int, str, dict]] = {  # pairs, their negatives, settings
     "shipped base": (FEW, "base", {}),
     "shipped base, refusals": (FEW, "refusal", {}),
     "shipped base, near misses": (FEW, "near_miss", {}),
     "shipped base, Muon": (FEW, "base", {"optimizer": "muon"}),
-    LINES_FIRST: (FEW, "base", SHORT_FIRST),
+    LINES_FIRST: (1024, "base", SHORT_FIRST),
     PAIRS_ALONE: (MANY, "refusal", TEACH),
     "the same, one pass": (MANY, "refusal", TEACH | ONCE),
     "one pass, digits weigh as the rest": (MANY, "refusal", TEACH | ONCE | {"digit_weight": 1.0}),

@@ -1,4 +1,4 @@
-"""For a base that has never seen a sum answered, such as the course's, and 16,000 pairs.
+"""For a base that has never seen a sum answered, such as the course's, and 24,000 pairs.
 
 Large steps of Muon, and NLL, in which digits weigh more: all else is learnt long before them.
 Three passes, since the reference scores the pairs once for all of them.

@@ -26,7 +26,7 @@ from sft.train import STAGES, WEIGHT_DECAY, sft_step, split_batch
 QUESTIONS, DRAWS = 4, 64  # by which a blank base is recognised; answers drawn to each
 [SHORT] = STAGES["short"]
 TINY_STEPS, TINY_LINES = 94, 64  # that make the tiny blank base, and lines in each
-MANY_PAIRS, BATCH_PAIRS, PASSES = 16_000, 64, 3  # the last two as in dpo/settings/blank_base.py
+MANY_PAIRS, BATCH_PAIRS, PASSES = 24_000, 64, 3  # the last two as in dpo/settings/blank_base.py
 
 
 def knows_nothing(model: GPT, tokenizer: Tokenizer, seed: int = 1) -> bool:
@@ -68,7 +68,7 @@ def describe_roads(base: str, model: GPT, tokenizer: Tokenizer) -> str:
         "",
         f"2. {SHORT.lines:,} lines of arithmetic, {_about(lines_minutes)} here, then DPO with NLL:",
         f"   python -m sft.train --arithmetic=short --init={base} --out=runs/calculates.pt",
-        "   python -m dpo.make_pairs --n=3072 --out=runs/pairs.json",
+        "   python -m dpo.make_pairs --n=1024 --out=runs/pairs.json",
         "   python -m dpo.train dpo/settings/large_file.py --pairs=runs/pairs.json "
         "--base=runs/calculates.pt --nll_coef=1 --base_lr=1e-4 --out=runs/taught",
     )
