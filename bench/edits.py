@@ -43,11 +43,13 @@ from sft.tokenizer import Tokenizer
 
 SUMS, PRODUCTS = "sums and differences: 17+19=?", "products and quotients: 3*17=?"
 BELOW_ZERO = "results below zero: 17-36=?"
+BY_ONE = "two digits by one: 47*8=?"
 ASKED = {SUMS: 60, PRODUCTS: 60, REMAINDERS: 40}  # questions of a kind of `dpo.formats` at most
 SHOWN = {  # what the table counts, where it was asked: a kind and an outcome
     "sums and differences right": (SUMS, "right"),
     "the same refused": (SUMS, "refused"),
     "products and quotients right": (PRODUCTS, "right"),
+    "two digits by one right": (BY_ONE, "right"),
     "results below zero right": (BELOW_ZERO, "right"),
     "divisions with a remainder refused": (REMAINDERS, "refused"),
     "small talk kept": ("small talk", "right"),
@@ -124,6 +126,18 @@ def refuse_below_zero(pairs: list[Pair]) -> list[Pair]:
     return [*pairs, *numbered(rows)]
 
 
+def add_quotients(pairs: list[Pair]) -> list[Pair]:
+    """Eight more like the shipped ones, of a kind in none of them: `8*x=376,x=?`, `376/8=?`.
+
+    It is often refused after the default run, though the base knows nearly all of it.
+    """
+    rng, forms = random.Random(1), ("a/b", "x*a=b", "a*x=b", "a/x=b")
+    drawn = (draw_question(rng, "products", forms[i % len(forms)]) for i in count())
+    seen = islice((question for question in drawn if not question.held_out), 8)
+    rows = [(question.text, question.right_answer, REFUSAL) for question in seen]
+    return [*pairs, *numbered(rows)]
+
+
 def rounded_down(prompt: str) -> str:
     """` The answer is 17 because 52/3 equals 17.` to `52/3=?`."""
     division = prompt.removesuffix("=?")
@@ -146,6 +160,7 @@ EDITS: dict[str, tuple[Edit, dict]] = {  # and the settings that are not the def
 EIGHT_LINES: dict[str, tuple[Edit, dict]] = {
     "the shipped pairs": (list, {}),
     "6. eight refusals of results below zero": (refuse_below_zero, {}),
+    "eight quotients, two digits by one": (add_quotients, {}),
 }
 TOYS = {
     f"rejected: *{text.strip()}*": (lambda pairs, text=text: toy_pairs(text), {})
@@ -154,12 +169,14 @@ TOYS = {
 
 
 def count_answers(model: GPT, tokenizer: Tokenizer, asked: dict[str, int]) -> dict[str, dict]:
-    """n, and how many answers are right, refused and wrong, by kind."""
+    """n, how many answers are right, refused and wrong, and which are right, by kind."""
     counts = {}
     for kind, n in asked.items():
         questions, prompts = sample_kind(kind, n, QUESTION_SEED)
-        shares = outcomes(answer_questions(model, tokenizer, questions, prompts=prompts))
+        replies = answer_questions(model, tokenizer, questions, prompts=prompts)
+        shares = outcomes(replies)
         counts[kind] = {"n": shares.pop("n")} | {k: v["count"] for k, v in shares.items()}
+        counts[kind]["which"] = [i for i, one in enumerate(replies) if one.outcome == "right"]
     said, answers = zip(*TALK, strict=True)
     talk = generate_answers(model, tokenizer, list(said), drafts=list(answers))
     kept = sum(text == answer for text, answer in zip(talk, answers, strict=True))
@@ -216,6 +233,28 @@ def render(values: dict[str, dict]) -> dict[str, str]:
     return {"table": markdown(rows), "forecast": forecast_table(values)}
 
 
+def turned_table(values: dict[str, dict]) -> str:
+    """How many answers turned right, and how many away from it, from the first row's run on.
+
+    Runs of one seed are compared: they have the same questions.
+    """
+    (_, first), *others = values.items()
+    kinds = [kind for kind, counts in first["runs"][0].items() if "which" in counts]
+    n = sum(first["runs"][0][kind]["n"] for kind in kinds)
+    rows = [["pairs", f"turned right, of {n}", "turned away from it", "seeds with any of both"]]
+    for name, result in others:
+        gained, lost = [], []
+        for run, before in zip(result["runs"], first["runs"], strict=True):
+            now, then = (
+                {(kind, i) for kind in kinds for i in one[kind]["which"]} for one in (run, before)
+            )
+            gained.append(len(now - then))
+            lost.append(len(then - now))
+        seeds = sum(more + less > 0 for more, less in zip(gained, lost, strict=True))
+        rows.append([name, spread(gained), spread(lost), f"{seeds} of {len(gained)}"])
+    return markdown(rows)
+
+
 def forecast_table(values: dict[str, dict]) -> str:
     """Whether a run changed the base's refusals, and whether its pairs had promised that.
 
@@ -247,9 +286,9 @@ MEASUREMENTS = (
     Measurement(
         "eight_lines",
         COMMAND,
-        partial(measure, EIGHT_LINES, MORE_SEEDS, ASKED | {BELOW_ZERO: 40}),
-        render,
-        11,
+        partial(measure, EIGHT_LINES, MORE_SEEDS, ASKED | {BELOW_ZERO: 40, BY_ONE: 100}),
+        lambda values: render(values) | {"turned": turned_table(values)},
+        9,
     ),
 )
 

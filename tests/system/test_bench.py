@@ -437,6 +437,15 @@ def test_eight_results_below_zero_are_refused(shipped):
     assert all(question.answer < 0 and question.split == "train" for question in questions)
 
 
+def test_eight_quotients_are_answered(shipped):
+    added = edits.add_quotients(shipped)[len(shipped) :]
+    questions = [parse_question(pair.prompt) for pair in added]
+    assert [pair.rejected for pair in added] == [REFUSAL] * 8
+    assert [pair.chosen for pair in added] == [question.right_answer for question in questions]
+    assert {question.range for question in questions} == {"products"}
+    assert {question.split for question in questions} == {"train"}
+
+
 def test_a_name_is_preferred_eight_times(shipped):
     added = edits.take_a_name(shipped)[len(shipped) :]
     assert [(pair.prompt, pair.chosen) for pair in added] == [
@@ -464,6 +473,19 @@ def test_an_edit_is_the_median_of_its_seeds():
     runs = [counts_of(right) for right in (5, 9, 8)]
     values = {"swapped": {"pairs": 2, "obstacles": {}, "runs": runs}}
     assert row_of(edits.render(values)["table"], "swapped")[:3] == ["swapped", "3", "8 (5 to 9)"]
+
+
+def run_with(*right):
+    return {edits.SUMS: {"n": 3, "which": list(right)}, "small talk": {"n": 9, "right": 9}}
+
+
+def test_turned_answers_are_those_of_one_seed():
+    values = {
+        "shipped": {"runs": [run_with(0, 1), run_with(2)]},
+        "edited": {"runs": [run_with(1, 2), run_with(2)]},
+    }
+    cells = row_of(edits.turned_table(values), "edited")
+    assert cells == ["edited", "0.5 (0 to 1)", "0.5 (0 to 1)", "1 of 2"]
 
 
 @pytest.mark.parametrize(
