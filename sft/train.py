@@ -115,9 +115,9 @@ STAGES = {
     "refuse": (REFUSE,),
     "short": (
         Stage(
-            "calculate, mostly in short", 79_360, 0.02, 3e-3,
-            {"short": 80, "right": 13, "everyday": 7},
-            batch_lines=128, ranges={"standard": 1},
+            "calculate, mostly in short", 200_000, 0.02, 3e-3,
+            {"short": 70, "right": 20, "everyday": 10},
+            ranges={"standard": 1},
         ),
     ),
     "none": (Stage("everyday", 30_000, 0.02, 3e-3, {"refusal": 50, "everyday": 50}),),
