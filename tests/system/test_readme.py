@@ -129,6 +129,7 @@ def small_repository(tmp_path, tokenizer, pairs_file, monkeypatch):
     save_checkpoint(tmp_path / "sft/gpt.pt", make_terse(tokenizer))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("dpo.atlas.everything", lambda: sample_domain(3, seed=1))
+    monkeypatch.setattr("dpo.border.LADDER", (0, 1))
     monkeypatch.setattr("dpo.evaluation.retention.everyday_lines", lambda: everyday_lines()[:20])
     monkeypatch.setattr("dpo.make_pairs.generate_answers", right_and_wrong)
     monkeypatch.setattr("sft.train.BATCH_LINES", 8)
