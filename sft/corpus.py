@@ -154,7 +154,7 @@ def wrong_value(rng: random.Random, value: int) -> int:
 class Corpus:
     """Draws lines of each kind. `seed` decides everything.
 
-    `ranges` are shares of RANGES: whose numbers the questions with an answer have.
+    `ranges` says which share of the questions with an answer comes from which of RANGES.
     """
 
     def __init__(self, seed: int | str, ranges: dict[str, float] = RANGE_SHARES):

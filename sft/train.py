@@ -115,8 +115,8 @@ STAGES = {
     "refuse": (REFUSE,),
     "short": (
         Stage(
-            "calculate, mostly in short", 200_000, 0.02, 3e-3,
-            {"short": 70, "right": 20, "everyday": 10},
+            "calculate, mostly in short", 150_000, 0.02, 3e-3,
+            {"short": 88, "right": 9, "everyday": 3},
             ranges={"standard": 1},
         ),
     ),

@@ -12,6 +12,7 @@ from dpo.training import roads
 from dpo.training.roads import (
     BATCH_PAIRS,
     MANY_PAIRS,
+    PASSES,
     QUESTIONS,
     SHORT,
     describe_roads,
@@ -65,9 +66,8 @@ def test_each_question_gets_64_draws_at_temperature_1(draws, tiny, tokenizer):
 @pytest.fixture
 def lines(tiny, tokenizer, monkeypatch):
     """Of the box, on a machine where the first road takes 181 minutes and the second 11.2."""
-    lines_steps, pairs_steps = SHORT.lines / sft_train.BATCH_LINES, MANY_PAIRS / BATCH_PAIRS
-    monkeypatch.setattr(roads, "_seconds_for_lines", lambda *_: 60 * 11.2 / lines_steps)
-    monkeypatch.setattr(roads, "_seconds_for_pairs", lambda *_: 60 * 181 / pairs_steps)
+    monkeypatch.setattr(roads, "_seconds_for_a_line", lambda *_: 60 * 11.2 / SHORT.lines)
+    monkeypatch.setattr(roads, "_seconds_for_a_pair", lambda *_: 60 * 181 / MANY_PAIRS)
     return describe_roads("runs/blank.pt", tiny, tokenizer).splitlines()
 
 
@@ -111,7 +111,7 @@ def test_timed_step_is_that_of_the_settings_file():
     settings = override(train.Config(), [str(ROOT / "dpo/settings/blank_base.py")])
     assert settings.batch_size == BATCH_PAIRS
     assert settings.optimizer == "muon"
-    assert settings.epochs == 1
+    assert settings.epochs == PASSES
 
 
 def test_timing_leaves_the_model_alone(tiny, tokenizer):
