@@ -42,7 +42,7 @@ RUNS: dict[str, tuple[int, str, dict]] = {  # pairs, their negatives, settings
     "shipped base, refusals": (FEW, "refusal", {}),
     "shipped base, near misses": (FEW, "near_miss", {}),
     "shipped base, Muon": (FEW, "base", {"optimizer": "muon"}),
-    LINES_FIRST: (FEW, "base", SHORT_FIRST),
+    LINES_FIRST: (1024, "base", SHORT_FIRST),
     PAIRS_ALONE: (MANY, "refusal", TEACH),
     "the same, one pass": (MANY, "refusal", TEACH | ONCE),
     "one pass, digits weigh as the rest": (MANY, "refusal", TEACH | ONCE | {"digit_weight": 1.0}),
@@ -184,7 +184,7 @@ def main() -> None:
     print(f"\nexact match at the end\n\n{ends(results)}")
 
 
-ROADS = {"road_pairs": (PAIRS_ALONE, 60), "road_lines": (LINES_FIRST, 30)}
+ROADS = {"road_pairs": (PAIRS_ALONE, 60), "road_lines": (LINES_FIRST, 35)}
 MEASUREMENTS = tuple(
     Measurement(
         key,
