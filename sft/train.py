@@ -115,8 +115,8 @@ STAGES = {
     "refuse": (REFUSE,),
     "short": (
         Stage(
-            "calculate, mostly in short", 180_000, 0.02, 3e-3,
-            {"short": 91, "right": 6, "everyday": 3},
+            "calculate, mostly in short", 150_000, 0.02, 3e-3,
+            {"short": 88, "right": 9, "everyday": 3},
             ranges={"standard": 1},
         ),
     ),

@@ -68,7 +68,7 @@ def describe_roads(base: str, model: GPT, tokenizer: Tokenizer) -> str:
         "",
         f"2. {SHORT.lines:,} lines of arithmetic, {_about(lines_minutes)} here, then DPO with NLL:",
         f"   python -m sft.train --arithmetic=short --init={base} --out=runs/calculates.pt",
-        "   python -m dpo.make_pairs --n=1024 --out=runs/pairs.json",
+        "   python -m dpo.make_pairs --n=3072 --out=runs/pairs.json",
         "   python -m dpo.train dpo/settings/large_file.py --pairs=runs/pairs.json "
         "--base=runs/calculates.pt --nll_coef=1 --base_lr=1e-4 --out=runs/taught",
     )
